@@ -1,0 +1,1 @@
+"""From a folder of recordings to what training reads: prepare (manifests) and tokenize (token shards)."""

@@ -1,0 +1,202 @@
+"""The stages of the demo. Each does what a command does, with the same functions, and returns a JSON record."""
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from voder import hub
+from voder.audio.io import AudioClip, write_audio
+from voder.config import resolve
+from voder.corpus.prepare import prepare_corpus
+from voder.corpus.tokenize import tokenize_corpus
+from voder.data.holdout import held_out_strings
+from voder.data.manifest import Manifest, Utterance
+from voder.demo.promises import EARS_CODEC, EARS_KNOWN, EARS_NEW
+from voder.demo.recordings import WORDS
+from voder.demo.strings import Line, Takes, plan_lines
+from voder.evaluate.figures import Figure
+from voder.evaluate.suites import error_figure, evaluate_codec, hear, round_trips
+from voder.roles import Codec, SayRequest, Speaker, Transcriber
+from voder.train.run import RunRequest, train
+
+NUM_STRINGS = 120
+"""Unseen strings per mode: 40 each of three, four and five digits."""
+NUM_NEW_STRINGS = 60
+"""Strings said in the new speaker's voice, before and after."""
+NUM_EXAMPLES = 4
+"""Examples of each kind that are kept to listen to."""
+HELD_OUT_FRACTION = 0.03
+"""The voice's `task.joins.held_out_fraction`: which strings were never composed in training."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """One `voder train` of the demo."""
+
+    system: str
+    data: Path
+    output: Path
+    overrides: tuple[str, ...] = ()
+    start: str | None = None
+    seed: int = 0
+
+    @property
+    def command(self) -> str:
+        """The command that does the same."""
+        words = ["voder", "train", self.system, "--preset", "demo", "--data", str(self.data), "-o", str(self.output)]
+        words += ["--from", self.start] if self.start else []
+        words += ["--seed", str(self.seed)] if self.seed else []
+        return shlex.join([*words, *self.overrides])
+
+    def run(self) -> dict[str, Any]:
+        """Train, or go on training."""
+        system = hub.find(self.system)
+        config = resolve(system.preset("demo"), overrides=self.overrides)
+        request = RunRequest(
+            system=self.system,
+            config=config,
+            data=self.data,
+            output=self.output,
+            seed=self.seed,
+            device="cpu",
+            start=hub.locate(self.start) if self.start else None,
+            command=self.command,
+        )
+        state = train(request)
+        if state.stop_reason != "end":
+            raise KeyboardInterrupt
+        return {"command": self.command, "steps": state.step, "evaluation": state.evaluations[-1]}
+
+
+def prepare(folder: Path, output: Path, seed: int) -> dict[str, Any]:
+    """`voder prepare`."""
+    report = prepare_corpus(folder, output, seed=seed)
+    return {"command": shlex.join(["voder", "prepare", str(folder), "-o", str(output)]), "summary": report.summary()}
+
+
+def tokenize(data: Path, codec: Path, output: Path) -> dict[str, Any]:
+    """`voder tokenize`."""
+    tokenize_corpus(data, hub.load_codec(codec), codec, output)
+    return {
+        "command": shlex.join(["voder", "tokenize", str(data), "--tokenizer", str(codec), "-o", str(output)]),
+    }
+
+
+def utterances(*files: Path) -> list[Utterance]:
+    """All recordings with a text of some manifests."""
+    return [utterance for file in files for utterance in Manifest.open(file) if utterance.text]
+
+
+def listening(ears: Transcriber, known: Path, new: Path) -> dict[str, Any]:
+    """What the ears make of recordings that they never heard: other takes, and another speaker."""
+    figures = []
+    for name, found in (
+        (EARS_KNOWN, utterances(known / "test.jsonl")),
+        (EARS_NEW, utterances(*(new / f"{split}.jsonl" for split in ("train", "valid", "test")))),
+    ):
+        heard = hear(ears, [u.read() for u in found])
+        figures.append(error_figure(name, [u.text or "" for u in found], heard, judge="ctc/demo"))
+    return {"figures": [figure.to_dict() for figure in figures]}
+
+
+def through_codec(codec: Codec, ears: Transcriber, known: Path, folder: Path) -> dict[str, Any]:
+    """What the codec costs in words and in quality, with all and with fewer codebooks; some of it to listen to."""
+    found = utterances(known / "test.jsonl")
+    texts = [u.text or "" for u in found]
+    trips = round_trips(codec, [u.read() for u in found])
+    originals = error_figure("originals", texts, hear(ears, [t.original for t in trips])).value
+    rows = []
+    for books in sorted({1, 2, codec.num_codebooks}):
+        fewer = (
+            trips
+            if books == codec.num_codebooks
+            else round_trips(codec, [t.original for t in trips], num_codebooks=books)
+        )
+        heard = hear(ears, [t.restored for t in fewer])
+        error = error_figure(EARS_CODEC, texts, heard, judge="ctc/demo", originals=originals)
+        rows.append((books, round(codec.bitrate_bps * books / codec.num_codebooks), error.value))
+    quality = [f for f in evaluate_codec(codec, found) if "bit rate" not in f.name]
+    examples = [_pair(folder, f"codec_{i + 1}", found[i].text or "", trips[i], heard[i]) for i in _spread(len(found))]
+    codes = np.concatenate([trip.codes for trip in trips], axis=1)
+    return {
+        "figures": [error.to_dict(), *(figure.to_dict() for figure in quality)],
+        "rates": rows,
+        "bitrate_bps": codec.bitrate_bps,
+        "examples": examples,
+        "codes": codes.tolist(),
+        "codebook_size": codec.codebook_size,
+    }
+
+
+def _pair(folder: Path, name: str, text: str, trip: Any, heard: str) -> dict[str, Any]:
+    files = [_keep(folder, f"{name}_original.wav", trip.original), _keep(folder, f"{name}_restored.wav", trip.restored)]
+    return {"text": text, "heard": heard, "files": files}
+
+
+def _keep(folder: Path, name: str, clip: AudioClip, *, synthetic: bool = False) -> str:
+    (folder / "audio").mkdir(parents=True, exist_ok=True)
+    write_audio(folder / "audio" / name, clip, synthetic=synthetic)
+    return f"audio/{name}"
+
+
+def _spread(count: int) -> list[int]:
+    return [index * count // NUM_EXAMPLES for index in range(NUM_EXAMPLES)]
+
+
+def lines_of(manifest: Path, count: int, *, sample_rate_hz: int, seed: int) -> list[Line]:
+    """Unseen strings with their speakers, originals and prompts, out of test recordings."""
+    takes = Takes(Manifest.open(manifest), sample_rate_hz=sample_rate_hz, peak=0.7)
+    texts = held_out_strings(WORDS, count, fraction=HELD_OUT_FRACTION, seed=seed)
+    return plan_lines(takes, texts, words=WORDS, seed=seed)
+
+
+def speaking(
+    name: str, lines: Sequence[Line], voice: Speaker, ears: Transcriber, folder: Path, *, by: str, tag: str, seed: int
+) -> dict[str, Any]:
+    """Say lines by speaker tag or by audio prompt and let the ears judge, with the originals beside."""
+    requests = [
+        SayRequest(text=line.text, speaker=line.speaker)
+        if by == "tag"
+        else SayRequest(text=line.text, prompt=line.prompt, prompt_text=line.prompt_text)
+        for line in lines
+    ]
+    said = voice.say_batch(requests, seed=seed)
+    texts = [line.text for line in lines]
+    originals = error_figure("originals", texts, hear(ears, [line.original for line in lines])).value
+    heard = hear(ears, [speech.clip for speech in said])
+    figure = error_figure(name, texts, heard, judge="ctc/demo", originals=originals)
+    whole = sum(a == b for a, b in zip(texts, heard, strict=True))
+    examples = []
+    for index in _spread(len(lines)):
+        line, stem = lines[index], f"{tag}_{index + 1}"
+        examples.append(
+            {
+                "text": line.text,
+                "heard": heard[index],
+                "speaker": line.speaker,
+                "prompt_text": line.prompt_text,
+                "files": [
+                    _keep(folder, f"{stem}_recorded.wav", line.original),
+                    _keep(folder, f"{stem}_prompt.wav", line.prompt),
+                    _keep(folder, f"{stem}_spoken.wav", said[index].clip, synthetic=True),
+                ],
+            }
+        )
+    return {
+        "figures": [figure.to_dict()],
+        "whole": whole,
+        "cut": sum(speech.truncated for speech in said),
+        "said": [{"text": t, "heard": h} for t, h in zip(texts, heard, strict=True)],
+        "examples": examples,
+    }
+
+
+def figure_of(record: dict[str, Any]) -> Figure:
+    """A figure as it came back from disk."""
+    values = {key: value for key, value in record.items() if key != "verdict"}
+    interval = values.pop("interval")
+    return Figure(**values, interval=tuple(interval) if interval else None)

@@ -1,0 +1,1 @@
+"""Turning logits into ids: one sampling, decoding and beam engine for every system."""

@@ -1,0 +1,162 @@
+"""Find systems by name, build fresh models, load trained ones.
+
+This is the one place that looks upward: it imports `voder.systems.NAME` by name, so nothing below knows which
+systems exist. `build` always makes random weights; `load` only ever returns trained ones, and never downloads.
+"""
+
+import dataclasses
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from voder import checkpoint
+from voder.config import from_dict, nearest
+from voder.devices import resolve_device
+from voder.errors import CheckpointError, ConfigError
+
+BUNDLED = Path(__file__).parent / "bundled"
+"""Small trained checkpoints that come with the package, as bundled/<system>/<preset>."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preset:
+    """One named choice of everything that a run needs."""
+
+    model: Any
+    """The model's configuration."""
+    task: Any
+    """What it is trained on and with which losses."""
+    loop: Any
+    """How long and how fast (`voder.train.LoopConfig`)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class System:
+    """What a folder of `systems/` tells the rest of the package about itself."""
+
+    name: str
+    model_config: type
+    build: Callable[[Any], nn.Module]
+    """A fresh model from its configuration."""
+    task_config: type
+    task: Callable[[], type]
+    """The Task class, imported when asked for."""
+    presets: Mapping[str, Callable[[], Preset]]
+    """`tiny` first; it builds and trains a step in a moment."""
+    default_preset: str
+    """What `voder train SYSTEM` uses when nothing is said."""
+    roles: tuple[str, ...]
+    trains_on: Literal["recordings", "tokens"] = "recordings"
+    """What `voder train --data` takes: a folder of `voder prepare`, or of `voder tokenize`."""
+    verbs: Callable[[nn.Module, checkpoint.Checkpoint], nn.Module] = lambda model, _: model
+    """Turn a loaded model into the object that has the verbs, adding the parts it was fitted on."""
+
+    @cached_property
+    def run_config(self) -> type:
+        """The dataclass of a whole run: model, task and loop with their own types."""
+        loop = type(next(iter(self.presets.values()))().loop)
+        fields = [("model", self.model_config), ("task", self.task_config), ("loop", loop)]
+        return dataclasses.make_dataclass(f"{self.name.title()}RunConfig", fields, frozen=True, kw_only=True)
+
+    def preset(self, name: str) -> Any:
+        """The run configuration of a preset.
+
+        Raises:
+            ConfigError: an unknown preset; the nearest is offered.
+        """
+        if name not in self.presets:
+            raise ConfigError(f"{self.name} has no preset {name!r}{nearest(name, list(self.presets))}")
+        preset = self.presets[name]()
+        return self.run_config(model=preset.model, task=preset.task, loop=preset.loop)
+
+
+def find(name: str) -> System:
+    """Return the system called `name`.
+
+    Raises:
+        ConfigError: no such system; the nearest is offered.
+    """
+    from voder.systems import SYSTEMS
+
+    if name not in SYSTEMS:
+        raise ConfigError(f"there is no system {name!r}{nearest(name, list(SYSTEMS))}")
+    system: System = importlib.import_module(f"voder.systems.{name}").SYSTEM
+    return system
+
+
+def build(name: str) -> nn.Module:
+    """Make a fresh, random model from `system/preset`, such as `valle/tiny`."""
+    system_name, _, preset = name.partition("/")
+    system = find(system_name)
+    return system.build(system.preset(preset or system.default_preset).model)
+
+
+def load_model(path: Path) -> tuple[nn.Module, checkpoint.Checkpoint, Any]:
+    """Load the bare network of a checkpoint, with the checkpoint and the model configuration it was built from."""
+    found = checkpoint.read(path)
+    try:
+        system = find(found.system)
+    except ConfigError as error:
+        raise CheckpointError(f"{found.folder} is of a system that this version does not have: {error}") from error
+    try:
+        config: Any = from_dict(system.model_config, found.config, where=str(found.folder / checkpoint.CONFIG_FILE))
+    except ConfigError as error:
+        raise CheckpointError(f"{error}; the checkpoint is of another version of voder") from error
+    model = system.build(config)
+    checkpoint.load_into(model, checkpoint.load_state(found.folder), found.folder)
+    return model, found, config
+
+
+def load(name: str | Path, *, device: str | torch.device = "cpu") -> Any:
+    """Load a trained system: a checkpoint or run folder, or the name of a bundled one (`valle/demo`).
+
+    Returns the object with the verbs of its roles, in evaluation mode.
+
+    Raises:
+        CheckpointError: nothing trained is found there.
+    """
+    target = resolve_device(device) if isinstance(device, str) else device
+    model, found, _ = load_model(locate(name))
+    role = find(found.system).verbs(model, found)
+    return role.to(target).eval().requires_grad_(False)
+
+
+def locate(name: str | Path) -> Path:
+    """Return the folder that a name means: a path that exists, or a bundled checkpoint."""
+    path = Path(name)
+    if path.exists():
+        return path
+    bundled = BUNDLED / str(name)
+    if bundled.is_dir():
+        return bundled
+    known = sorted(str(p.parent.relative_to(BUNDLED)) for p in BUNDLED.glob("*/*/config.json"))
+    listed = f"; bundled are {', '.join(known)}" if known else ""
+    raise CheckpointError(f"{name} is neither a folder nor the name of a bundled checkpoint{listed}")
+
+
+def load_codec(name: str | Path, *, device: str | torch.device = "cpu") -> Any:
+    """Load a checkpoint that must be a codec.
+
+    Raises:
+        CheckpointError: it is something else.
+    """
+    return load_role(name, "Codec", device=device)
+
+
+def load_role(name: str | Path, role: str, *, device: str | torch.device = "cpu") -> Any:
+    """Load a checkpoint that must have a role (`Codec`, `Speaker`, `Transcriber`).
+
+    Raises:
+        CheckpointError: it is something else; says what.
+    """
+    found = checkpoint.read(locate(name))
+    roles = find(found.system).roles
+    if role not in roles:
+        raise CheckpointError(f"{name} is a {found.system} ({', '.join(roles)}); a {role} is wanted here")
+    return load(name, device=device)

@@ -1,0 +1,1 @@
+"""How ids are laid out: ranges, patterns, masks, assembled streams. Knows ids and tensors only."""

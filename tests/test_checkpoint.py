@@ -1,0 +1,181 @@
+"""Checkpoints: whole or absent, and refused by name when they do not fit."""
+
+import json
+import os
+import resource
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from voder import checkpoint
+from voder.errors import CheckpointError, ResourceError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """A model's settings."""
+
+    width: int = 3
+
+
+class Tied(nn.Module):
+    """Two names for one weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(5, 3)
+        self.head = nn.Linear(3, 5, bias=False)
+        self.head.weight = self.embed.weight
+
+
+def write(folder: Path, value: float = 1.0, *, width: int = 3, **more: object) -> Path:
+    """A checkpoint of one weight."""
+    state = {"weight": torch.full((width, 2), value), "count": torch.tensor(7)}
+    checkpoint.save(folder, system="toy", config=Config(width=width), state=state, **more)  # type: ignore[arg-type]
+    return folder
+
+
+def test_what_was_saved_is_read(tmp_path: Path) -> None:
+    part = write(tmp_path / "codec", 2.0)
+    folder = write(tmp_path / "voice", parts={"codec": part}, provenance={"seed": 3, "licences": ["CC0"]})
+    found = checkpoint.read(folder)
+    assert (found.system, found.config, found.provenance) == ("toy", {"width": 3}, {"seed": 3, "licences": ["CC0"]})
+    assert checkpoint.load_state(folder)["weight"].tolist() == [[1.0, 1.0]] * 3
+    assert checkpoint.load_state(folder)["count"].dtype == torch.int64
+    assert checkpoint.identity(found.parts["codec"]) == checkpoint.identity(part)
+
+
+def test_strided_and_tied_weights_come_back(tmp_path: Path) -> None:
+    model = Tied()
+    checkpoint.save(tmp_path / "tied", system="toy", config=Config(), state=model.state_dict())
+    other = Tied()
+    checkpoint.load_into(other, checkpoint.load_state(tmp_path / "tied"), tmp_path)
+    assert torch.equal(other.head.weight, model.embed.weight)
+    checkpoint.save(tmp_path / "strided", system="toy", config=Config(), state={"w": torch.arange(6.0).view(2, 3).T})
+    assert checkpoint.load_state(tmp_path / "strided")["w"].tolist() == [[0, 3], [1, 4], [2, 5]]
+
+
+def test_identity_depends_on_weights_and_settings_alone(tmp_path: Path) -> None:
+    first = checkpoint.identity(write(tmp_path / "a", provenance={"seed": 1}))
+    assert checkpoint.identity(write(tmp_path / "b", provenance={"seed": 2})) == first
+    assert checkpoint.identity(write(tmp_path / "c", 1.5)) != first
+    assert checkpoint.identity(write(tmp_path / "d", width=4)) != first
+
+
+def test_the_best_of_a_run_is_meant_or_else_the_newest(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    for step in (2, 4, 10):
+        write(run / "checkpoints" / f"step-{step:08d}", float(step))
+    assert checkpoint.resolve(run).name == "step-00000010"
+    (run / "checkpoints" / "best.json").write_text('{"checkpoint": "step-00000004"}')
+    assert checkpoint.resolve(run).name == "step-00000004"
+    (run / "checkpoints" / "best.json").write_text('{"checkpoint": "step-00000099"}')
+    assert checkpoint.resolve(run).name == "step-00000010"
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", "null", "[" * 100_000, "\x00"])
+def test_a_damaged_best_mark_is_named(tmp_path: Path, text: str) -> None:
+    write(tmp_path / "checkpoints" / "step-00000002")
+    (tmp_path / "checkpoints" / "best.json").write_text(text)
+    with pytest.raises(CheckpointError, match=r"best\.json is damaged .* delete it"):
+        checkpoint.resolve(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        "{}",
+        "[" * 100_000,
+        '{"format": "voder-checkpoint/1"}',
+        '{"format": "voder-checkpoint/1", "system": 3, "model": {}, "provenance": {}}',
+    ],
+)
+def test_a_damaged_config_is_named(tmp_path: Path, text: str) -> None:
+    (write(tmp_path / "a") / "config.json").write_text(text)
+    with pytest.raises(CheckpointError, match=r"config\.json is damaged"):
+        checkpoint.read(tmp_path / "a")
+
+
+def test_another_format_version_is_named(tmp_path: Path) -> None:
+    file = write(tmp_path / "a") / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"format": "voder-checkpoint/9"}))
+    with pytest.raises(
+        CheckpointError, match=r"has format 'voder-checkpoint/9'; this version of voder reads 'voder-checkpoint/1'"
+    ):
+        checkpoint.read(tmp_path / "a")
+
+
+@pytest.mark.parametrize("kept", [0, 1, 7, 8, 40, -1])
+def test_weights_cut_short_are_named(tmp_path: Path, kept: int) -> None:
+    file = write(tmp_path / "a") / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:kept])
+    with pytest.raises(CheckpointError, match=r"model\.safetensors cannot be read"):
+        checkpoint.load_state(tmp_path / "a")
+
+
+def test_nothing_there_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    for path in (tmp_path, tmp_path / "absent", tmp_path / "file"):
+        with pytest.raises(CheckpointError, match="holds no checkpoint"):
+            checkpoint.read(path)
+    (write(tmp_path / "a") / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        checkpoint.load_state(tmp_path / "a")
+
+
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [
+        ({"weight": torch.zeros(2, 2)}, "missing bias"),
+        ({"weight": torch.zeros(2, 2), "bias": torch.zeros(2), "more": torch.zeros(1)}, "unexpected more"),
+        ({"weight": torch.zeros(3, 2), "bias": torch.zeros(2)}, "of another shape weight"),
+    ],
+)
+def test_weights_that_do_not_fit_are_named_and_none_is_loaded(state: dict[str, torch.Tensor], message: str) -> None:
+    module = nn.Linear(2, 2)
+    before = module.weight.detach().clone()
+    with pytest.raises(CheckpointError, match=message):
+        checkpoint.load_into(module, state, "somewhere")
+    assert torch.equal(module.weight, before)
+
+
+@pytest.mark.parametrize("moment", ["os.rename", "safetensors.torch.serialize_file", "shutil.copytree"])
+def test_a_writer_killed_midway_leaves_the_old_checkpoint(
+    tmp_path: Path, moment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, part = write(tmp_path / "a", 1.0), write(tmp_path / "part")
+    child = os.fork()
+    if child == 0:
+        monkeypatch.setattr(moment, lambda *a, **k: os.kill(os.getpid(), signal.SIGKILL))
+        write(folder, 2.0, parts={"part": part})
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    assert checkpoint.load_state(folder)["weight"][0, 0] == 1.0
+    write(folder, 3.0)
+    assert checkpoint.load_state(folder)["weight"][0, 0] == 3.0
+
+
+def test_a_full_disk_is_one_sentence_and_leaves_the_old_checkpoint(tmp_path: Path) -> None:
+    folder = write(tmp_path / "a", 1.0)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+    try:
+        with pytest.raises(ResourceError, match=r"cannot write .*free space or choose another folder"):
+            checkpoint.save(folder, system="toy", config=Config(), state={"weight": torch.zeros(100, 100)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert checkpoint.load_state(folder)["weight"].shape == (3, 2)
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(ResourceError, match=r"cannot write .*file/below"):
+        write(tmp_path / "file" / "below")
