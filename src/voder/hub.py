@@ -22,6 +22,8 @@ from voder.errors import CheckpointError, ConfigError
 
 BUNDLED = Path(__file__).parent / "bundled"
 """Small trained checkpoints that come with the package, as bundled/<system>/<preset>."""
+INSIDE = {"spectral/demo": "valle/demo/parts/codec"}
+"""Bundled checkpoints that are on disk once, inside the one that was fitted on them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,12 +134,18 @@ def locate(name: str | Path) -> Path:
     path = Path(name)
     if path.exists():
         return path
-    bundled = BUNDLED / str(name)
+    bundled = BUNDLED / INSIDE.get(str(name), str(name))
     if bundled.is_dir():
         return bundled
-    known = sorted(str(p.parent.relative_to(BUNDLED)) for p in BUNDLED.glob("*/*/config.json"))
+    known = bundled_names()
     listed = f"; bundled are {', '.join(known)}" if known else ""
     raise CheckpointError(f"{name} is neither a folder nor the name of a bundled checkpoint{listed}")
+
+
+def bundled_names() -> list[str]:
+    """Names of the trained checkpoints that came with the package."""
+    inside = [name for name, place in INSIDE.items() if (BUNDLED / place / checkpoint.CONFIG_FILE).is_file()]
+    return sorted([*inside, *(str(path.parent.relative_to(BUNDLED)) for path in BUNDLED.glob("*/*/config.json"))])
 
 
 def load_codec(name: str | Path, *, device: str | torch.device = "cpu") -> Any:

@@ -25,7 +25,7 @@ from voder.train.run import RunRequest, train
 
 NUM_STRINGS = 120
 """Unseen strings per mode: 40 each of three, four and five digits."""
-NUM_NEW_STRINGS = 60
+NUM_NEW_STRINGS = 120
 """Strings said in the new speaker's voice, before and after."""
 NUM_EXAMPLES = 4
 """Examples of each kind that are kept to listen to."""

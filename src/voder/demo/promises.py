@@ -10,7 +10,7 @@ EARS_CODEC = "ears: through the codec"
 SAID_TAG = "voice: unseen strings, by speaker tag"
 SAID_PROMPT = "voice: unseen strings, by audio prompt"
 NEW_BEFORE = "new speaker: before fine-tuning, by audio prompt"
-NEW_AFTER = "new speaker: after two minutes of fine-tuning"
+NEW_AFTER = "new speaker: after two minutes of fine-tuning, by audio prompt"
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ TUNE_STEPS = 700
 with the new speaker's alone (240 words) the voice forgets how to read, and says 38 % of the words wrong."""
 TUNE_OVERRIDES = (
     f"loop.steps={TUNE_STEPS}",
-    "loop.optimizer.learning_rate=4e-4",
+    "loop.optimizer.learning_rate=1e-4",
     "loop.schedule.warmup_steps=20",
     "task.curriculum_steps=0",
     f"loop.evaluate_every={TUNE_STEPS}",
@@ -192,7 +192,7 @@ def _evaluate(stages: Stages, places: Places, base: dict[str, Any], seed: int) -
         seed=seed,
     )
     stages.run("fine_tune", base | {"command": tuning.command}, tuning.run, title=tuning.command)
-    speak("new_after", NEW_AFTER, new_lines, str(places.tuned), "tag")
+    speak("new_after", NEW_AFTER, new_lines, str(places.tuned), "prompt")
     return results
 
 

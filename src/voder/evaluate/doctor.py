@@ -17,6 +17,8 @@ def examine() -> dict[str, Any]:
     """Gather facts; nothing is changed and the network is not touched."""
     import torch
 
+    from voder import hub
+
     return {
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
@@ -29,7 +31,7 @@ def examine() -> dict[str, Any]:
         "extras": _extras(),
         "beside torch": {name: _loadable(name) for name in ("torchaudio", "torchvision")},
         "disk": _disk(),
-        "bundled": sorted(str(p.parent.relative_to(_bundled())) for p in _bundled().glob("*/*/config.json")),
+        "bundled": hub.bundled_names(),
     }
 
 
@@ -52,10 +54,6 @@ def _version(name: str) -> str | None:
         return version(name)
     except PackageNotFoundError:
         return None
-
-
-def _bundled() -> Path:
-    return Path(__file__).parents[1] / "bundled"
 
 
 def _torch_build() -> str:
