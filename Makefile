@@ -28,7 +28,7 @@ demo: $(STAMP)
 setup: $(STAMP)
 
 test: $(DEV_STAMP)
-	$(BIN)/python -m pytest -n 2 -m "not slow and not real" $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadscope -m "not slow and not real" $(ARGS)
 
 check: $(DEV_STAMP)
 	PATH="$(abspath $(BIN)):$$PATH" scripts/check

@@ -2,8 +2,17 @@
 
 import os
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before anything loads a library that reads it
 
+import pytest
 from jaxtyping import install_import_hook
 
 install_import_hook("voder", "typecheck.check")
+
+
+@pytest.fixture(scope="session")
+def bench(tmp_path_factory: pytest.TempPathFactory):
+    """A synthetic corpus and tiny systems trained on it, each made when first asked for."""
+    from voder.evaluate.equalities import Bench
+
+    return Bench(tmp_path_factory.mktemp("bench"))

@@ -3,7 +3,8 @@
 import json
 import os
 import resource
-import signal
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -146,20 +147,44 @@ def test_weights_that_do_not_fit_are_named_and_none_is_loaded(state: dict[str, t
     assert torch.equal(module.weight, before)
 
 
-@pytest.mark.parametrize("moment", ["os.rename", "safetensors.torch.serialize_file", "shutil.copytree"])
-def test_a_writer_killed_midway_leaves_the_old_checkpoint(
-    tmp_path: Path, moment: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder, part = write(tmp_path / "a", 1.0), write(tmp_path / "part")
-    child = os.fork()
-    if child == 0:
-        monkeypatch.setattr(moment, lambda *a, **k: os.kill(os.getpid(), signal.SIGKILL))
-        write(folder, 2.0, parts={"part": part})
+KILLED_WRITERS = """
+import os, sys
+from pathlib import Path
+import toys, torch
+from voder import checkpoint
+
+def write(folder, value, parts={}):
+    state = {"weight": torch.full((3,), value)}
+    checkpoint.save(folder, system="toy", config=toys.ToyConfig(), state=state, parts=parts)
+
+part = Path(sys.argv[1], "part")
+write(part, 0.0)
+for number, moment in enumerate(sys.argv[2:]):
+    folder = Path(sys.argv[1], str(number))
+    write(folder, 1.0)
+    if (child := os.fork()) == 0:
+        toys.kill_at(moment, 1)
+        write(folder, 2.0, {"part": part})
         os._exit(0)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
-    assert checkpoint.load_state(folder)["weight"][0, 0] == 1.0
-    write(folder, 3.0)
-    assert checkpoint.load_state(folder)["weight"][0, 0] == 3.0
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+def test_a_writer_killed_midway_leaves_the_old_checkpoint(tmp_path: Path) -> None:
+    moments = ["os:rename", "safetensors.torch:serialize_file", "shutil:copytree", "pathlib:Path.write_text"]
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED_WRITERS, str(tmp_path), *moments],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
+    )
+    assert done.stdout.split() == ["-9"] * len(moments)
+    for number in range(len(moments)):
+        folder = tmp_path / str(number)
+        assert checkpoint.load_state(folder)["weight"].tolist() == [1.0] * 3
+        write(folder, 3.0)
+        assert checkpoint.load_state(folder)["weight"][0, 0] == 3.0
 
 
 def test_a_full_disk_is_one_sentence_and_leaves_the_old_checkpoint(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from voder.devices import autocast, resolve_device
+from voder.devices import autocast, check_precision, resolve_device
 from voder.errors import ResourceError
 
 
@@ -34,3 +34,12 @@ def test_bf16_acts_and_fp32_leaves_everything() -> None:
         with autocast(torch.device("cpu"), precision):
             product[precision] = torch.nn.Linear(2, 2)(torch.ones(1, 2)).dtype
     assert product == {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+def test_bf16_is_refused_where_the_gpu_lacks_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Old GPU")
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
+    with pytest.raises(ResourceError, match="Old GPU has no bf16; use --precision fp32"):
+        check_precision(torch.device("cuda"), "bf16")
+    check_precision(torch.device("cuda"), "fp32")
+    check_precision(torch.device("cpu"), "bf16")

@@ -42,7 +42,12 @@ def test_placeholders_match_one_part_or_many():
 
 
 def test_everything_that_does_not_fit_is_named():
-    own = {"second.0.a": torch.zeros(2), "second.0.b": torch.zeros(3), "second.0.c": torch.zeros(1), "steps": torch.zeros(())}
+    own = {
+        "second.0.a": torch.zeros(2),
+        "second.0.b": torch.zeros(3),
+        "second.0.c": torch.zeros(1),
+        "steps": torch.zeros(()),
+    }
     foreign = {"net.0.a": torch.ones(2), "net.0.b": torch.ones(4), "what": torch.ones(1), "debug.x.y": torch.ones(1)}
     coverage = rename(foreign, own, TABLE)
     assert not coverage.is_complete

@@ -16,6 +16,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -212,7 +213,8 @@ def install() -> None:
     """Make the toys systems of voder in this process."""
     for name, toy in SYSTEMS.items():
         module = ModuleType(f"voder.systems.{name}")
-        module.SYSTEM = toy  # type: ignore[attr-defined]
+        module.SYSTEM, module.__path__ = toy, []  # type: ignore[attr-defined]
+        module.__spec__ = ModuleSpec(module.__name__, None, is_package=True)
         sys.modules[module.__name__] = module
         voder.systems.SYSTEMS[name] = "a toy"
 
@@ -227,7 +229,7 @@ def request(name: str, output: Path, **changes: Any) -> RunRequest:
     return RunRequest(system=name, config=config, data=Path("nowhere"), output=output, device="cpu", **changes)
 
 
-def _kill_at(function: str, call: int, when: str = "before") -> None:
+def kill_at(function: str, call: int, when: str = "before") -> None:
     """Arrange for SIGKILL before or after the `call`-th call of a function, `module:name` or `module:class.name`."""
     module_name, _, path = function.partition(":")
     owner: Any = importlib.import_module(module_name)
@@ -251,7 +253,7 @@ def _kill_at(function: str, call: int, when: str = "before") -> None:
 def _child(scenario: dict[str, Any]) -> None:
     torch.set_num_threads(1)
     if "kill" in scenario:
-        _kill_at(**scenario.pop("kill"))
+        kill_at(**scenario.pop("kill"))
     output = Path(scenario.pop("output"))
     train(request(scenario.pop("system"), output, **scenario), say=lambda text: None)
 

@@ -11,11 +11,10 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, NoReturn
 
+from voder import exits
 from voder.errors import ConfigError, VoderError
 
 Adder = Callable[[argparse.ArgumentParser], None]
-
-EXIT_FAILED, EXIT_USER, EXIT_PARTIAL, EXIT_INTERRUPTED, EXIT_PIPE = 1, 2, 3, 130, 141
 
 
 class Verb(NamedTuple):  # not a dataclass: importing `dataclasses` takes a tenth of the time that help may take
@@ -122,6 +121,7 @@ def _demo(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--from-scratch", action="store_true", help="train codec, voice and ears from nothing")
     parser.add_argument("--fresh", action="store_true", help="start over instead of going on with what is there")
     parser.add_argument("--seed", type=int, default=0, help="same seed, same figures (default: 0)")
+    parser.add_argument("--second-judge", metavar="RUN", help="a recogniser from outside to judge speech too (Whisper)")
 
 
 def _list(parser: argparse.ArgumentParser) -> None:
@@ -281,19 +281,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return status
     except VoderError as error:
         _fail(str(error))
-        return EXIT_USER
+        return exits.USER
     except KeyboardInterrupt:
         _fail("interrupted; nothing is half-written, and the same command goes on or starts again")
-        return EXIT_INTERRUPTED
+        return exits.INTERRUPTED
     except BrokenPipeError:  # the reader of our output has gone, as in `voder list | head -1`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_PIPE
+        return exits.PIPE_CLOSED
     except MemoryError:
         _fail("out of memory; work on fewer or shorter recordings, or lower the batch setting")
-        return EXIT_USER
+        return exits.USER
     except OSError as error:
         _fail(f"{error.filename or 'a file'}: {error.strerror or error}; choose another place or mend its permissions")
-        return EXIT_USER
+        return exits.USER
     except SystemExit as stop:  # argparse, after printing help
         return int(stop.code or 0)
 

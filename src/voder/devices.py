@@ -27,6 +27,16 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
+def check_precision(device: torch.device, precision: str) -> None:
+    """Refuse a precision that a device does not have.
+
+    Raises:
+        ResourceError: bf16 on a GPU without it.
+    """
+    if precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        raise ResourceError(f"{torch.cuda.get_device_name(device)} has no bf16; use --precision fp32")
+
+
 def autocast(device: torch.device, precision: str) -> torch.autocast:
     """The autocast context of a precision (fp32 leaves everything as it is)."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")

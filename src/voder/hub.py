@@ -58,6 +58,8 @@ class System:
     """What `voder train --data` takes: a folder of `voder prepare`, or of `voder tokenize`."""
     verbs: Callable[[nn.Module, checkpoint.Checkpoint], nn.Module] = lambda model, _: model
     """Turn a loaded model into the object that has the verbs, adding the parts it was fitted on."""
+    original: Callable[[Mapping[str, Any], Mapping[str, torch.Tensor]], nn.Module] | None = None
+    """A model from the original's configuration and weights, for systems that have this one as a part."""
 
     @cached_property
     def run_config(self) -> type:

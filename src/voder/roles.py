@@ -189,6 +189,19 @@ class Transcriber(nn.Module, ABC):
         return self.transcribe_batch([as_clip(audio, sample_rate_hz)])[0]
 
 
+class Translator(nn.Module, ABC):
+    """Speech of any language to English text."""
+
+    @abstractmethod
+    def translate_batch(self, clips: Sequence[AudioClip]) -> list[Transcript]:
+        """Translate clips of any rate and channel count; each as if it were alone."""
+
+    @final
+    def translate(self, audio: Waveform | str | Path, sample_rate_hz: int | None = None) -> Transcript:
+        """Translate one recording."""
+        return self.translate_batch([as_clip(audio, sample_rate_hz)])[0]
+
+
 @dataclass(frozen=True, kw_only=True)
 class SayRequest:
     """One thing to say, and whose voice says it: a speaker the model was trained on, a recording, or neither."""

@@ -6,13 +6,14 @@ Everything heavy is imported by the verb that needs it. Each function returns th
 import argparse
 import contextlib
 import json
+import os
 import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from voder.cli import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_PARTIAL, EXIT_USER
+from voder import exits
 from voder.config import nearest, read_yaml, resolve, to_yaml
 from voder.errors import ConfigError, InputError
 
@@ -26,9 +27,10 @@ def _machine(args: argparse.Namespace) -> Iterator[Any]:
     """The device that was asked for, with threads and precision set while the verb works."""
     import torch
 
-    from voder.devices import autocast, resolve_device
+    from voder.devices import autocast, check_precision, resolve_device
 
     device = resolve_device(args.device)
+    check_precision(device, args.precision)
     threads = torch.get_num_threads()
     if args.threads:
         torch.set_num_threads(args.threads)
@@ -105,9 +107,10 @@ def _train(args: argparse.Namespace, system: str, config: Any, command: str) -> 
         )
     )
     if state.stop_reason == "interrupted":
-        return EXIT_INTERRUPTED
+        return exits.INTERRUPTED
     best = "" if state.best_step is None else f", best at step {state.best_step}"
-    print(f"{output}: step {state.step} of {state.steps}{best}")
+    if os.environ.get("RANK", "0") == "0":  # of several processes one speaks
+        print(f"{output}: step {state.step} of {state.steps}{best}")
     return 0
 
 
@@ -165,7 +168,7 @@ def run_say(args: argparse.Namespace, command: list[str]) -> int:
     print(f"{output}: {speech.clip.duration_s:.2f} s")
     if speech.truncated:
         _note(f"{output} is cut short: the longest length was reached before the text ended ({speech.stop_reason})")
-        return EXIT_PARTIAL
+        return exits.PARTIAL
     return 0
 
 
@@ -192,13 +195,13 @@ def run_transcribe(args: argparse.Namespace, command: list[str]) -> int:
                 if len(args.files) == 1:
                     raise
                 _note(str(error))
-                statuses.add(EXIT_USER)
+                statuses.add(exits.USER)
                 continue
             print(_shown(file, transcript, args), flush=True)
             if transcript.truncated:
                 _note(f"{file}: only {transcript.heard_s:.2f} s were transcribed ({transcript.stop_reason})")
-                statuses.add(EXIT_PARTIAL)
-    return EXIT_USER if EXIT_USER in statuses else max(statuses)
+                statuses.add(exits.PARTIAL)
+    return exits.USER if exits.USER in statuses else max(statuses)
 
 
 def _shown(file: str, transcript: Any, args: argparse.Namespace) -> str:
@@ -245,6 +248,7 @@ def run_demo(args: argparse.Namespace, command: list[str]) -> int:
         from_scratch=args.from_scratch,
         fresh=args.fresh,
         seed=args.seed,
+        second_judge=args.second_judge,
         command=shlex.join(["voder", *command]),
     )
     print(page)
@@ -301,7 +305,7 @@ def run_verify(args: argparse.Namespace, command: list[str]) -> int:
             raise ConfigError(f"{args.system} runs no reference vectors; leave it out to run those of all systems")
         result = verify_fixtures(Path(args.fixtures), kinds=kinds)
         result.print(sys.stdout)
-        return EXIT_FAILED if result.count("fail") else 0
+        return exits.FAILED if result.count("fail") else 0
     return _verify_equalities(args)
 
 
@@ -309,11 +313,13 @@ def _verify_equalities(args: argparse.Namespace) -> int:
     import tempfile
 
     from voder import hub
-    from voder.evaluate.equalities import Bench, check
+    from voder.evaluate.equalities import Bench, check, tiny_presets
     from voder.systems import SYSTEMS
 
-    names = [hub.find(args.system).name] if args.system else list(SYSTEMS)
-    print(f"{'system':<9} {'equality':<30} {'largest':>9} {'tolerated':>9}")
+    if args.system:
+        hub.find(args.system.partition("/")[0])
+    names = [args.system] if args.system else tiny_presets(SYSTEMS)
+    print(f"{'system':<16} {'equality':<30} {'largest':>9} {'tolerated':>9}")
     results = []
     with tempfile.TemporaryDirectory(prefix="voder-verify-") as folder:
         bench = Bench(Path(folder), seed=args.seed)
@@ -321,6 +327,6 @@ def _verify_equalities(args: argparse.Namespace) -> int:
             for equality in check(name, bench):
                 results.append(equality.holds)
                 numbers = f"{equality.difference:>9.2g} {equality.tolerance:>9.2g}"
-                print(f"{name:<9} {equality.name:<30} {numbers}  {'pass' if equality.holds else 'FAIL'}", flush=True)
+                print(f"{name:<16} {equality.name:<30} {numbers}  {'pass' if equality.holds else 'FAIL'}", flush=True)
     print(f"{sum(results)} passed, {len(results) - sum(results)} failed")
-    return 0 if all(results) else EXIT_FAILED
+    return 0 if all(results) else exits.FAILED

@@ -30,9 +30,7 @@ def corpus(folder, *lengths, channels=1, rate=RATE):
 
 
 def crops(manifest, num_samples=4000, channels=1, max_bytes=2**20, rate=RATE):
-    return RandomCrops(
-        manifest, sample_rate_hz=rate, channels=channels, num_samples=num_samples, max_bytes=max_bytes
-    )
+    return RandomCrops(manifest, sample_rate_hz=rate, channels=channels, num_samples=num_samples, max_bytes=max_bytes)
 
 
 def test_a_crop_is_a_function_of_its_generator_and_as_long_as_asked(tmp_path):

@@ -4,9 +4,10 @@ import pytest
 
 from voder.data.holdout import held_out_strings, is_held_out
 from voder.data.manifest import Manifest
-from voder.demo.pipeline import HELD_OUT_FRACTION
+from voder.demo.pipeline import HELD_OUT_FRACTION, digits_as_words
 from voder.demo.recordings import ARCHIVE, WORDS, Recordings, unpack
 from voder.demo.strings import PROMPT_WORDS, Takes, plan_lines
+from voder.text.normalize import normalize_words
 
 
 @pytest.fixture(scope="module")
@@ -50,3 +51,7 @@ def test_lines_are_unseen_strings_with_prompts_of_other_words(recordings: Record
         assert not set(line.prompt_text.split()) & set(line.text.split())
         assert 0.7 < line.prompt.duration_s < 3.5
         assert (line.original.samples == same.original.samples).all()
+
+
+def test_numerals_become_the_words_that_were_said() -> None:
+    assert normalize_words(digits_as_words("My name is 3, 14 and 0.")) == "my name is three one four and zero"

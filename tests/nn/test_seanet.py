@@ -54,7 +54,13 @@ def test_outer_blocks_lose_their_norm_from_the_audio_inwards(count):
 
 def test_options_act():
     base = SEANetEncoder(TINY)
-    for change in ({"kernel": 5}, {"last_kernel": 3}, {"residual_kernel": 5}, {"compress": 1}, {"num_residual_layers": 2}):
+    for change in (
+        {"kernel": 5},
+        {"last_kernel": 3},
+        {"residual_kernel": 5},
+        {"compress": 1},
+        {"num_residual_layers": 2},
+    ):
         other = SEANetEncoder(replace(TINY, **change))
         assert sum(p.numel() for p in other.parameters()) != sum(p.numel() for p in base.parameters()), change
     config = replace(TINY, num_residual_layers=2)

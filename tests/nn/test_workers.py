@@ -1,4 +1,5 @@
-"""Two gloo processes with half of a batch each move codebooks and balancer as one process does with all of it."""
+"""Two gloo processes with half of a batch each move codebooks and balancer as one process does with all of
+it."""
 
 import json
 import os
@@ -14,8 +15,9 @@ from voder.nn.workers import gather_rows
 
 def run(rank, world):
     torch.manual_seed(0)
-    config = RVQConfig(num_codebooks=2, codebook_size=8, dim=3, decay=0.5, kmeans_iterations=3, dropout=0.5,
-                       dead_threshold=0.5)
+    config = RVQConfig(
+        num_codebooks=2, codebook_size=8, dim=3, decay=0.5, kmeans_iterations=3, dropout=0.5, dead_threshold=0.5
+    )
     model, balancer = ResidualVectorQuantizer(config), Balancer({"a": 1.0, "b": 1.0}, decay=0.5)
     for step in range(3):
         data = torch.randn(4, 3, 10, generator=torch.Generator().manual_seed(step))[rank::world]
@@ -33,7 +35,8 @@ for rank in range(2):
     if (child := os.fork()) == 0:
         status = 1
         try:
-            dist.init_process_group("gloo", init_method=f"file://{sys.argv[1]}/store", rank=rank, world_size=2)
+            store = f"file://{sys.argv[1]}/store"
+            dist.init_process_group("gloo", init_method=store, rank=rank, world_size=2)
             together = run(rank, 2)
             assert len(gather_rows(torch.ones(rank + 1, 2))) == 3
             open(f"{sys.argv[1]}/{rank}.json", "w").write(json.dumps(together))

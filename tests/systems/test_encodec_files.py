@@ -1,6 +1,7 @@
 """`.ecdc` files of EnCodec, and published checkpoints both ways."""
 
 import json
+from contextlib import suppress
 from dataclasses import replace
 from functools import cache
 
@@ -15,7 +16,7 @@ from voder import checkpoint, hub
 from voder.audio.io import AudioClip
 from voder.coding.ecdc import EcdcHeader
 from voder.errors import AudioError, CheckpointError, ConfigError, InputError
-from voder.interop import export, rename
+from voder.interop import export, load_foreign, rename
 from voder.nn.seanet import SEANetConfig
 from voder.systems.encodec import EncodecCodec, convert
 from voder.systems.encodec.config import PRESETS
@@ -82,9 +83,8 @@ def test_files_of_other_models_are_refused_by_name():
         decompress(codec, data, identity="weights-b")
     with pytest.raises(InputError, match="this checkpoint has none"):
         decompress(codec, compress(with_lm, clip(300), use_lm=True))
-    other = EncodecCodec(replace(codec.config, name="someone_else")).eval()
-    with pytest.raises(InputError, match="'encodec_tiny'.*'someone_else'"):
-        decompress(other, data)
+    with pytest.raises(InputError, match=r"'encodec'.*'encodec_24khz'"):
+        decompress(codec, data, model_name="encodec_24khz")
     few = EncodecCodec(replace(codec.config, rvq=replace(codec.config.rvq, num_codebooks=2), bandwidths_kbps=()))
     with pytest.raises(InputError, match="4 codebooks; this model has 2"):
         decompress(few.eval(), data)
@@ -93,7 +93,7 @@ def test_files_of_other_models_are_refused_by_name():
 @pytest.mark.parametrize("kind", ["plain", "segments", "lm"])
 def test_every_truncation_is_an_input_error(kind):
     codec, data = codec_of(kind), file_of(kind)
-    for end in range(len(data)):
+    for end in range(0, len(data), 5 if kind == "lm" else 1):
         with pytest.raises(InputError):
             read_segments(codec, data[:end])
     with pytest.raises(InputError, match="goes on for 3 bytes"):
@@ -113,16 +113,14 @@ def test_mutated_files_are_read_or_refused(kind, data):
     mutated = bytearray(file_of(kind))
     for _ in range(data.draw(st.integers(1, 4))):
         mutated[data.draw(st.integers(0, len(mutated) - 1))] = data.draw(st.integers(0, 255))
-    try:
+    with suppress(InputError):  # anything else is a crash
         read_segments(codec, bytes(mutated))
-    except InputError as error:
-        assert str(error)
 
 
 @pytest.mark.parametrize("kind", ["plain", "segments", "lm"])
 def test_a_length_in_the_header_allocates_nothing(kind):
     codec = codec_of(kind)
-    header = EcdcHeader(model=codec.config.name, num_samples=2**40, num_codebooks=4, lm=kind == "lm")
+    header = EcdcHeader(model=codec.config.file_name, num_samples=2**40, num_codebooks=4, lm=kind == "lm")
     with pytest.raises(InputError):
         read_segments(codec, header.to_bytes() + b"\x3f\x80\0\0" + bytes(40))
 
@@ -141,7 +139,12 @@ def conv(name, out_channels, in_channels, kernel, norm, *, transposed=False):
 def lstm(name, width=512, layers=2):
     keys = {}
     for layer in range(layers):
-        for part, shape in (("weight_ih", (2048, width)), ("weight_hh", (2048, width)), ("bias_ih", (2048,)), ("bias_hh", (2048,))):
+        for part, shape in (
+            ("weight_ih", (2048, width)),
+            ("weight_hh", (2048, width)),
+            ("bias_ih", (2048,)),
+            ("bias_hh", (2048,)),
+        ):
             keys[f"{name}.lstm.{part}_l{layer}"] = shape
     return keys
 
@@ -193,21 +196,28 @@ def tensors(shapes):
     return {name: torch.full(shape, float(i)) for i, (name, shape) in enumerate(shapes.items())}
 
 
-PUBLISHED = [("24khz", 1, "weight_norm", 32, 252), ("48khz", 2, "time_group_norm", 16, 224)]
+def test_every_name_of_the_mono_model_has_its_place_and_goes_back():
+    official, lm = tensors(official_shapes(1, "weight_norm", 32)), tensors(official_lm_shapes(32))
+    assert (len(official), len(lm)) == (252, 158)
+    codec = hub.build("encodec/24khz")
+    table = convert.official_table(codec.config.seanet)
+    assert len(load_foreign(codec, official, table, "here").state) == 252
+    torch.testing.assert_close(export(codec.state_dict(), table), official, rtol=0, atol=0)
+    model = EntropyLM(EntropyLMConfig())
+    assert len(load_foreign(model, lm, convert.OFFICIAL_LM, "here").state) == 158
+    torch.testing.assert_close(export(model.state_dict(), convert.OFFICIAL_LM), lm, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize(("preset", "channels", "norm", "books", "count"), PUBLISHED)
-def test_official_checkpoints_convert_both_ways(tmp_path, preset, channels, norm, books, count):
-    official = tensors(official_shapes(channels, norm, books))
-    lm = tensors(official_lm_shapes(books))
-    assert len(official) == count
+def test_official_files_convert_both_ways(tmp_path):
+    official, lm = tensors(official_shapes(2, "time_group_norm", 16)), tensors(official_lm_shapes(16))
+    assert len(official) == 224
     torch.save(official, tmp_path / "codec.th")
     torch.save(lm, tmp_path / "lm.th")
     coverage = convert.import_checkpoint(tmp_path / "codec.th", tmp_path / "ours", lm=tmp_path / "lm.th")
     assert coverage.is_complete
-    assert len(coverage.state) == count
+    assert len(coverage.state) == 224
     config = checkpoint.read(tmp_path / "ours").config
-    assert (config["name"], config["lm"]["past_frames"]) == (f"encodec_{preset}", 262 if channels == 1 else 525)
+    assert config["lm"]["past_frames"] == 525
     left_out = convert.export_checkpoint(tmp_path / "ours", tmp_path / "back.th", "official")
     assert left_out == ["quantizer.steps"]
     torch.testing.assert_close(torch.load(tmp_path / "back.th", weights_only=True), official, rtol=0, atol=0)

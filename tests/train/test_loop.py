@@ -145,6 +145,17 @@ def test_out_of_memory_names_the_batch_setting(error: Exception) -> None:
         Loop(Greedy(), sgd(), seed=0, device=CPU).fit()
 
 
+def test_out_of_memory_in_an_evaluation_is_named_too_and_other_errors_are_not() -> None:
+    for error, expected in ((MemoryError(), ResourceError), (RuntimeError("a shape"), RuntimeError)):
+
+        class Judged(Mean):
+            def evaluate(self, error: Exception = error) -> dict[str, float]:
+                raise error
+
+        with pytest.raises(expected):
+            Loop(Judged(), sgd(), seed=0, device=CPU).evaluate()
+
+
 def test_an_error_of_the_data_reaches_the_caller_and_the_thread_ends() -> None:
     class Broken(Mean):
         def batch(self, step: int, rank: int, world: int) -> Numbers:

@@ -22,7 +22,7 @@ from voder.data.manifest import Manifest, Utterance, json_line, to_line
 from voder.data.shards import Skipped, TokenizerInfo, TokenWriter
 from voder.errors import AudioError, ConfigError, InputError, ResourceError
 from voder.files import write_text
-from voder.roles import Codec, collate_clips
+from voder.roles import Codec, UnitTokenizer, collate_clips
 
 SPLITS = ("train", "valid", "test")
 
@@ -61,7 +61,7 @@ class TokenizeReport:
 
 @dataclass(frozen=True, kw_only=True)
 class _Job:
-    tokenizer: Codec
+    tokenizer: Codec | UnitTokenizer
     device: torch.device
     num_codebooks: int
     batch_duration_s: float
@@ -70,7 +70,7 @@ class _Job:
 
 def tokenize_corpus(
     data: str | os.PathLike[str],
-    tokenizer: Codec,
+    tokenizer: Codec | UnitTokenizer,
     tokenizer_folder: str | os.PathLike[str],
     output: str | os.PathLike[str],
     *,
@@ -80,7 +80,9 @@ def tokenize_corpus(
     shard_recordings: int = 1000,
     strict: bool = False,
 ) -> TokenizeReport:
-    """Encode the splits of `data` with `tokenizer` (the codec loaded from `tokenizer_folder`) into a token store.
+    """Encode the splits of `data` with `tokenizer` (loaded from `tokenizer_folder`) into a token store.
+
+    A codec gives its codebooks, a unit tokenizer one.
 
     A batch holds at most `batch_duration_s` seconds, padding included. Recordings that cannot be read are listed and
     left out, or with `strict` stop the run. Raises InputError when there is nothing to encode, FittedPartMismatch when
@@ -90,9 +92,10 @@ def tokenize_corpus(
         raise ConfigError(
             f"batch_duration_s and shard_recordings must be positive, but are {batch_duration_s} and {shard_recordings}"
         )
-    used = tokenizer.num_codebooks if num_codebooks is None else num_codebooks
-    if not 1 <= used <= tokenizer.num_codebooks:
-        raise ConfigError(f"num_codebooks must lie between 1 and {tokenizer.num_codebooks}, but is {used}")
+    most = tokenizer.num_codebooks if isinstance(tokenizer, Codec) else 1
+    used = most if num_codebooks is None else num_codebooks
+    if not 1 <= used <= most:
+        raise ConfigError(f"num_codebooks must lie between 1 and {most}, but is {used}")
     manifests = _open_manifests(Path(data))
     folder = resolve(Path(tokenizer_folder))
     job = _Job(
@@ -119,17 +122,16 @@ def _info(folder: Path, job: _Job) -> TokenizerInfo:
         system=read(folder).system,
         identity=identity(folder),
         num_codebooks=job.num_codebooks,
-        codebook_size=codec.codebook_size,
-        frame_rate_hz=float(codec.frame_rate_hz),
+        codebook_size=codec.codebook_size if isinstance(codec, Codec) else codec.num_units,
+        frame_rate_hz=codec.sample_rate_hz / codec.hop,
         sample_rate_hz=codec.sample_rate_hz,
         hop=codec.hop,
     )
 
 
 def _tokenize(writer: TokenWriter, manifests: dict[str, Manifest], job: _Job, size: int) -> TokenizeReport:
-    silence = AudioClip(
-        np.zeros((job.tokenizer.channels, job.tokenizer.sample_rate_hz), np.float32), job.tokenizer.sample_rate_hz
-    )
+    rate = job.tokenizer.sample_rate_hz
+    silence = AudioClip(np.zeros((_channels(job), rate), np.float32), rate)
     writer.write_silence(_encode([silence], job)[0])
     spans = [
         (split, f"{split}-{start // size:05d}", range(start, min(start + size, len(manifest))))
@@ -207,9 +209,13 @@ def _batches(utterances: Sequence[Utterance], batch_duration_s: float) -> Iterat
         order = order[count:]
 
 
+def _channels(job: _Job) -> int:
+    return job.tokenizer.channels if isinstance(job.tokenizer, Codec) else 1
+
+
 def _read(utterance: Utterance, job: _Job) -> AudioClip | AudioError:
     try:
-        clip = utterance.read(sample_rate_hz=job.tokenizer.sample_rate_hz, channels=job.tokenizer.channels)
+        clip = utterance.read(sample_rate_hz=job.tokenizer.sample_rate_hz, channels=_channels(job))
     except AudioError as error:
         return error
     return clip if clip.num_samples else AudioError(f"{utterance.audio} holds no samples")
@@ -220,8 +226,12 @@ def _encode(clips: Sequence[AudioClip], job: _Job) -> list[np.ndarray]:
     try:
         with torch.inference_mode():
             audio, lengths = collate_clips(clips, job.device)
-            encoded = job.tokenizer.encode_batch(audio, lengths, num_codebooks=job.num_codebooks)
-            codes, frames = encoded.codes.cpu().numpy(), encoded.lengths.tolist()
+            if isinstance(job.tokenizer, Codec):
+                encoded = job.tokenizer.encode_batch(audio, lengths, num_codebooks=job.num_codebooks)
+                codes, frames = encoded.codes.cpu().numpy(), encoded.lengths.tolist()
+            else:
+                units, counts = job.tokenizer.units_batch(audio, lengths)
+                codes, frames = units[:, None].cpu().numpy(), counts.tolist()
     except (MemoryError, RuntimeError) as error:  # torch's out of memory is a RuntimeError on every device
         if isinstance(error, MemoryError) or "memory" in str(error).lower():
             raise ResourceError(

@@ -1,5 +1,6 @@
 """The stages of the demo. Each does what a command does, with the same functions, and returns a JSON record."""
 
+import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -154,10 +155,35 @@ def lines_of(manifest: Path, count: int, *, sample_rate_hz: int, seed: int) -> l
     return plan_lines(takes, texts, words=WORDS, seed=seed)
 
 
+def digits_as_words(text: str) -> str:
+    """Write numerals as the words that were said, one by one: recognisers from outside write `3, 14`."""
+    return re.sub(r"\d", lambda digit: f" {WORDS[int(digit[0])]} ", text)
+
+
+def _judged(name: str, lines: Sequence[Line], clips: Sequence[AudioClip], judge: Transcriber, title: str) -> Figure:
+    """A judge's error on spoken clips, with its error on the recorded originals beside."""
+    texts = [line.text for line in lines]
+    originals = [digits_as_words(text) for text in hear(judge, [line.original for line in lines])]
+    heard = [digits_as_words(text) for text in hear(judge, clips)]
+    return error_figure(name, texts, heard, judge=title, originals=error_figure("originals", texts, originals).value)
+
+
 def speaking(
-    name: str, lines: Sequence[Line], voice: Speaker, ears: Transcriber, folder: Path, *, by: str, tag: str, seed: int
+    name: str,
+    lines: Sequence[Line],
+    voice: Speaker,
+    ears: Transcriber,
+    folder: Path,
+    *,
+    by: str,
+    tag: str,
+    seed: int,
+    second_judge: str | None = None,
 ) -> dict[str, Any]:
-    """Say lines by speaker tag or by audio prompt and let the ears judge, with the originals beside."""
+    """Say lines by speaker tag or by audio prompt and let the ears judge, with the originals beside.
+
+    `second_judge` is a recogniser from outside, by name or folder, whose opinion stands beside that of the ears.
+    """
     requests = [
         SayRequest(text=line.text, speaker=line.speaker)
         if by == "tag"
@@ -169,6 +195,11 @@ def speaking(
     originals = error_figure("originals", texts, hear(ears, [line.original for line in lines])).value
     heard = hear(ears, [speech.clip for speech in said])
     figure = error_figure(name, texts, heard, judge="ctc/demo", originals=originals)
+    figures = [figure]
+    if second_judge is not None:
+        outside = hub.load_role(second_judge, "Transcriber")
+        title = Path(second_judge).name
+        figures.append(_judged(f"{name} ({title})", lines, [speech.clip for speech in said], outside, title))
     whole = sum(a == b for a, b in zip(texts, heard, strict=True))
     examples = []
     for index in _spread(len(lines)):
@@ -187,7 +218,7 @@ def speaking(
             }
         )
     return {
-        "figures": [figure.to_dict()],
+        "figures": [figure.to_dict() for figure in figures],
         "whole": whole,
         "cut": sum(speech.truncated for speech in said),
         "said": [{"text": t, "heard": h} for t, h in zip(texts, heard, strict=True)],

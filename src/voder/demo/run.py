@@ -23,7 +23,7 @@ from voder.errors import InputError
 from voder.evaluate.report import Report, write_report
 from voder.files import write_text
 
-SCRATCH_STEPS = {"ctc": 700, "spectral": 2500, "valle": 1500}
+SCRATCH_STEPS = {"ctc": 1400, "spectral": 2200, "valle": 2800}
 """Training steps from nothing, chosen to fit 14 minutes on two cores."""
 TUNE_STEPS = 700
 """Fine-tuning steps: two minutes on two cores. They see the new speaker's recordings beside those of the known ones:
@@ -74,9 +74,17 @@ class Places:
 
 
 def run_demo(
-    output: Path, *, from_scratch: bool = False, fresh: bool = False, seed: int = 0, command: str = ""
+    output: Path,
+    *,
+    from_scratch: bool = False,
+    fresh: bool = False,
+    seed: int = 0,
+    second_judge: str | None = None,
+    command: str = "",
 ) -> Path:
     """Run the demo into `output` and return the path of its report.
+
+    `second_judge` names a recogniser from outside (a published Whisper that is on this machine) to judge speech too.
 
     Raises:
         KeyboardInterrupt: it was interrupted; the same command goes on.
@@ -97,7 +105,7 @@ def run_demo(
         stages.run(f"prepare_{data.name}", base, work, title=f"prepare {data}")
     if from_scratch:
         _train_all(stages, places, base, seed)
-    results = _evaluate(stages, places, base, seed)
+    results = _evaluate(stages, places, base, seed, second_judge)
     report = page.build(
         stages.records,
         results,
@@ -150,7 +158,9 @@ def _train_all(stages: Stages, places: Places, base: dict[str, Any], seed: int) 
     train("train_voice", "valle", tokens, places.voice)
 
 
-def _evaluate(stages: Stages, places: Places, base: dict[str, Any], seed: int) -> dict[str, Any]:
+def _evaluate(
+    stages: Stages, places: Places, base: dict[str, Any], seed: int, second_judge: str | None
+) -> dict[str, Any]:
     """Listen, compress, speak, fine-tune, speak again."""
     ears, codec = hub.load(places.ears), hub.load(places.codec)
     output, rate = places.output, codec.sample_rate_hz
@@ -161,9 +171,11 @@ def _evaluate(stages: Stages, places: Places, base: dict[str, Any], seed: int) -
 
     def speak(name: str, figure: str, chosen: Any, voice: str, by: str) -> None:
         def work() -> dict[str, Any]:
-            return pipeline.speaking(figure, chosen, hub.load(voice), ears, output, by=by, tag=name, seed=seed)
+            return pipeline.speaking(
+                figure, chosen, hub.load(voice), ears, output, by=by, tag=name, seed=seed, second_judge=second_judge
+            )
 
-        results[name] = stages.run(name, base, work, title=figure)
+        results[name] = stages.run(name, base | {"second_judge": second_judge}, work, title=figure)
 
     results["listening"] = stages.run(
         "listening", base, lambda: pipeline.listening(ears, places.data, places.new_data), title="transcribe recordings"

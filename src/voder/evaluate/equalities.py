@@ -10,7 +10,7 @@ A system gets these by its roles and by the shared parts it is built from; it wr
 """
 
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from voder.evaluate.synthetic import write_recordings
 from voder.nn.attention import causal_mask
 from voder.nn.cache import StaticCache
 from voder.nn.transformer import Transformer
-from voder.roles import Codec, SayRequest, Speaker, Transcriber, collate_clips
+from voder.roles import Codec, Encoder, Generator, SayRequest, Speaker, Transcriber, UnitTokenizer, collate_clips
 from voder.train.run import RunRequest, train
 
 CODEC = "spectral"
@@ -69,7 +69,7 @@ class Bench:
 
     def data(self, system: str) -> Path:
         """The folder that a system trains on."""
-        if hub.find(system).trains_on == "recordings":
+        if hub.find(system.partition("/")[0]).trains_on == "recordings":
             return self.recordings
         tokens = self.folder / "tokens"
         if not tokens.exists():
@@ -78,13 +78,14 @@ class Bench:
         return tokens
 
     def request(self, system: str, output: Path) -> RunRequest:
-        """A run of the tiny preset that saves in its middle and at its end."""
-        config = hub.find(system).preset("tiny")
+        """A run of the tiny preset (or of `system/preset`) that saves in its middle and at its end."""
+        name, _, preset = system.partition("/")
+        config = hub.find(name).preset(preset or "tiny")
         loop = replace(
             config.loop, steps=STEPS, save_every=STEPS // 2, evaluate_every=STEPS, log_every=2, keep=2, precision="fp32"
         )
         return RunRequest(
-            system=system,
+            system=name,
             config=replace(config, loop=loop),
             data=self.data(system),
             output=output,
@@ -94,7 +95,7 @@ class Bench:
 
     def trained(self, system: str) -> Path:
         """The run folder of a system."""
-        run = self.folder / "runs" / system
+        run = self.folder / "runs" / system.replace("/", "-")
         if not run.exists():
             train(self.request(system, run), say=_quiet)
         return run
@@ -107,8 +108,18 @@ class Bench:
         return [*clips[:4], AudioClip(clips[0].samples[:, :401], rate), AudioClip(noise, rate)]
 
 
+def tiny_presets(systems: Iterable[str]) -> list[str]:
+    """Every preset made for tests: `system`, and `system/preset` where a system has several."""
+    return [
+        name if preset == "tiny" else f"{name}/{preset}"
+        for name in systems
+        for preset in hub.find(name).presets
+        if preset == "tiny" or preset.endswith("_tiny")
+    ]
+
+
 def check(system: str, bench: Bench) -> list[Equality]:
-    """Check every equality that applies to a system.
+    """Check every equality that applies to a system (its preset `tiny`, or `system/preset`).
 
     Raises:
         ConfigError: no such system.
@@ -137,7 +148,7 @@ def _loaded_is_saved(run: Path, again: Path) -> Equality:
 
 def _resumed_is_uninterrupted(system: str, run: Path, bench: Bench) -> Equality:
     """Take away all that came after the middle of a run, go on, and compare the ends."""
-    resumed, middle, last = run.with_name(f"{system}-resumed"), f"step-{STEPS // 2:08d}", f"step-{STEPS:08d}"
+    resumed, middle, last = run.with_name(f"{run.name}-resumed"), f"step-{STEPS // 2:08d}", f"step-{STEPS:08d}"
     shutil.rmtree(resumed, ignore_errors=True)
     shutil.copytree(run, resumed)
     shutil.rmtree(resumed / "checkpoints" / last)
@@ -218,10 +229,55 @@ def _speaker(speaker: Speaker, bench: Bench) -> Iterator[Equality]:
     yield Equality(name="repeated = first", difference=_different_ids(first.codes, again.codes), tolerance=0)
 
 
+@torch.no_grad()
+def _encoder(encoder: Encoder, bench: Bench) -> Iterator[Equality]:
+    clips = [clip.at_rate(encoder.sample_rate_hz).with_channels(1) for clip in bench.test_clips()]
+    audio, lengths = collate_clips(clips, torch.device("cpu"))
+    together = encoder.encode_batch(nn.functional.pad(audio, (0, 1007)), lengths)
+    worst = 0.0
+    for row, clip in enumerate(clips):
+        alone = encoder.encode_batch(*collate_clips([clip], torch.device("cpu")))
+        worst = max(worst, _distance(together.values[row, together.valid[row]], alone.values[0, alone.valid[0]]))
+    yield Equality(name="batched = alone (embeddings)", difference=worst, tolerance=1e-4)
+    first, again = (encoder.encode_batch(audio, lengths).values for _ in range(2))
+    yield Equality(name="repeated = first", difference=_distance(first, again), tolerance=0)
+
+
+@torch.no_grad()
+def _unit_tokenizer(tokenizer: UnitTokenizer, bench: Bench) -> Iterator[Equality]:
+    if not tokenizer.num_units:
+        return
+    clips = [clip.at_rate(tokenizer.sample_rate_hz).with_channels(1) for clip in bench.test_clips()]
+    audio, lengths = collate_clips(clips, torch.device("cpu"))
+    units, counts = tokenizer.units_batch(nn.functional.pad(audio, (0, 1007)), lengths)
+    different = 0.0
+    for row, clip in enumerate(clips):
+        different += _different_ids(units[row, : int(counts[row])].numpy(), tokenizer.encode(clip).units)
+    yield Equality(name="batched = alone (units)", difference=different, tolerance=0)
+
+
+@torch.no_grad()
+def _generator(vocoder: Generator, bench: Bench) -> Iterator[Equality]:
+    draw = generator(bench.seed, "units")
+    rows = [torch.from_numpy(draw.integers(vocoder.num_units, size=count)) for count in (9, 1, 17, 4)]
+    units = nn.utils.rnn.pad_sequence(rows, batch_first=True)
+    together, samples = vocoder.generate_batch(units, torch.tensor([len(row) for row in rows]))
+    worst = 0.0
+    for row, ids in enumerate(rows):
+        alone = torch.from_numpy(vocoder.generate(ids).samples)
+        worst = max(worst, _distance(together[row, :, : int(samples[row])], alone))
+    yield Equality(name="batched = alone (samples)", difference=worst, tolerance=1e-4)
+    first, again = (torch.from_numpy(vocoder.generate(rows[0]).samples) for _ in range(2))
+    yield Equality(name="repeated = first", difference=_distance(first, again), tolerance=0)
+
+
 ROLES: dict[type, Callable[[Any, Bench], Iterator[Equality]]] = {
     Codec: _codec,
     Transcriber: _transcriber,
     Speaker: _speaker,
+    Encoder: _encoder,
+    UnitTokenizer: _unit_tokenizer,
+    Generator: _generator,
 }
 """What is checked of each role."""
 

@@ -44,4 +44,5 @@ def write_recordings(folder: Path, *, clips_per_speaker: int = 10, seed: int = 0
             text = "".join(rng.choice(list(LETTERS), int(rng.integers(3, 6))))
             path = folder / speaker / f"{take:02d}.wav"
             write_audio(path, sing(text, number, rng))
-            write_text(path.with_suffix(".txt"), text + "\n")
+            written = text if take % 3 else f"{text.capitalize()}."  # as people write, so that spelling is exercised
+            write_text(path.with_suffix(".txt"), written + "\n")

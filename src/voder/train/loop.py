@@ -162,7 +162,8 @@ class Loop:
     def evaluate(self) -> dict[str, float]:
         """Run the task's evaluation on the exported weights and tell the hooks."""
         torch.manual_seed(fold(self.seed, "evaluate"))
-        with self.exported_weights(), torch.no_grad(), autocast(self.device, self.config.precision):
+        precision = autocast(self.device, self.config.precision)
+        with self._named_memory_errors(), self.exported_weights(), torch.no_grad(), precision:
             figures = {name: float(value) for name, value in self.task.evaluate().items()}
         self.state.evaluations.append({"step": self.state.step, **figures})
         for hook in self.hooks:
@@ -184,7 +185,7 @@ class Loop:
         step = self.state.step
         rate = self.config.optimizer.learning_rate * self.config.schedule.factor(step, self.config.steps)
         logs: dict[str, float] = {"learning_rate": rate}
-        try:
+        with self._named_memory_errors():
             streams = []
             for micro in range(self.config.accumulate):
                 batch = batches.get(step * self.config.accumulate + micro)
@@ -194,12 +195,6 @@ class Loop:
                 name, total_weight, figures = phase
                 logs |= self._apply(name, total_weight, figures, rate)
                 phase_index += 1
-        except (MemoryError, torch.OutOfMemoryError) as error:
-            raise self._out_of_memory() from error
-        except RuntimeError as error:
-            if "allocate memory" in str(error):
-                raise self._out_of_memory() from error
-            raise
         if self.averages:
             self.averages.update(self.task.model)
         return logs
@@ -252,11 +247,22 @@ class Loop:
             "or loop.max_grad_norm and resume from the last checkpoint"
         )
 
-    def _out_of_memory(self) -> ResourceError:
-        return ResourceError(
-            f"out of memory at step {self.state.step}: lower {self.task.batch_setting} (raise loop.accumulate to keep "
-            "the batch of a step)"
-        )
+    @contextmanager
+    def _named_memory_errors(self) -> Iterator[None]:
+        """Say which setting to lower when memory runs out, on the GPU or the CPU."""
+        try:
+            yield
+        except (
+            MemoryError,
+            RuntimeError,
+        ) as error:  # torch.OutOfMemoryError is a RuntimeError, the CPU's is a plain one
+            out = isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error)
+            if not out:
+                raise
+            raise ResourceError(
+                f"out of memory at step {self.state.step}: lower {self.task.batch_setting} (raise loop.accumulate to "
+                "keep the batch of a step)"
+            ) from error
 
 
 @contextmanager

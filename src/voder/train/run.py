@@ -24,7 +24,7 @@ import torch
 from voder import checkpoint, hub
 from voder.config import from_dict, read_yaml, to_dict, to_yaml
 from voder.data.randomness import fold
-from voder.devices import resolve_device
+from voder.devices import check_precision, resolve_device
 from voder.errors import CheckpointError, ConfigError
 from voder.files import named_os_errors, only_writer, write_text
 from voder.train import distributed
@@ -65,6 +65,7 @@ def train(request: RunRequest, *, say: Callable[[str], None] = _say) -> State:
         ResourceError: the device is absent.
     """
     device = distributed.local_device(resolve_device(request.device))
+    check_precision(device, request.config.loop.precision)
     existed = request.output.exists()
     world = distributed.join(device)
     try:

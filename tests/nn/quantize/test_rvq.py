@@ -71,9 +71,7 @@ def test_warmup_passes_latents_then_fits_codebooks_to_residuals():
     model.initialise(latents(2, 8, 40).transpose(1, 2).flatten(0, 1))
     assert not model.needs_initialising
     result = model(latents())
-    errors = [
-        float((model.decode(result.codes[:, : k + 1]) - latents()).square().mean()) for k in range(3)
-    ]
+    errors = [float((model.decode(result.codes[:, : k + 1]) - latents()).square().mean()) for k in range(3)]
     assert errors[0] < 0.8
     assert errors == sorted(errors, reverse=True)
     assert all(len(book.unique()) > 8 for book in result.codes.transpose(0, 1))

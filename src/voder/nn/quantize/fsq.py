@@ -136,9 +136,7 @@ class FiniteScalarQuantizer(nn.Module):
         self.project_in = nn.Identity() if same else nn.Linear(config.dim, inner)
         self.project_out = nn.Identity() if same else nn.Linear(inner, config.dim)
 
-    def forward(
-        self, latent: Latents, mask: Mask | None = None, num_codebooks: int | None = None
-    ) -> Quantized:
+    def forward(self, latent: Latents, mask: Mask | None = None, num_codebooks: int | None = None) -> Quantized:
         """Quantise a latent. There is no commitment loss and no state; `mask` only affects perplexity."""
         self._check(num_codebooks)
         with torch.autocast(latent.device.type, enabled=False):
@@ -154,18 +152,14 @@ class FiniteScalarQuantizer(nn.Module):
     def _check(self, num_codebooks: int | None) -> None:
         have = self.config.num_codebooks
         if num_codebooks is not None and num_codebooks != have:
-            raise ValueError(
-                f"num_codebooks is {num_codebooks}; side-by-side codebooks only work together, all {have}"
-            )
+            raise ValueError(f"num_codebooks is {num_codebooks}; side-by-side codebooks only work together, all {have}")
 
     @torch.no_grad()
     def encode(self, latent: Latents, num_codebooks: int | None = None) -> Codes:
         """Give the codes of a latent."""
         self._check(num_codebooks)
         with torch.autocast(latent.device.type, enabled=False):
-            return (
-                self.grid.number(self.grid.digits(self._grouped(latent.float()))).transpose(1, 2).contiguous()
-            )
+            return self.grid.number(self.grid.digits(self._grouped(latent.float()))).transpose(1, 2).contiguous()
 
     def decode(self, codes: Codes) -> Latents:
         """Give the vectors of codes."""
@@ -197,9 +191,7 @@ class ResidualFSQ(nn.Module):
         # The outermost cells reach half a step beyond [-1, 1]; the input is softly kept inside them.
         self.register_buffer("limit", 1.0 + 1.0 / (levels - 1.0), persistent=False)
 
-    def forward(
-        self, latent: Latents, mask: Mask | None = None, num_codebooks: int | None = None
-    ) -> Quantized:
+    def forward(self, latent: Latents, mask: Mask | None = None, num_codebooks: int | None = None) -> Quantized:
         """Quantise a latent with the first `num_codebooks` stages."""
         used = self._use(num_codebooks)
         with torch.autocast(latent.device.type, enabled=False):
@@ -243,9 +235,7 @@ def build_fsq(config: FSQConfig) -> FiniteScalarQuantizer | ResidualFSQ:
 
 def _check_range(codes: Codes, size: int) -> None:
     if codes.numel() and (int(codes.min()) < 0 or int(codes.max()) >= size):
-        raise ValueError(
-            f"codes reach from {int(codes.min())} to {int(codes.max())}; allowed are 0 to {size - 1}"
-        )
+        raise ValueError(f"codes reach from {int(codes.min())} to {int(codes.max())}; allowed are 0 to {size - 1}")
 
 
 def _quantized(values: Latents, codes: Codes, mask: Mask | None, size: int) -> Quantized:

@@ -116,7 +116,7 @@ class Codebook(nn.Module):
         size = (config.codebook_size, config.dim)
         start = torch.empty(size).uniform_(-1.0, 1.0) / config.dim**0.5
         self.register_buffer("vectors", start)
-        self.register_buffer("counts", torch.zeros(config.codebook_size))
+        self.register_buffer("counts", torch.ones(config.codebook_size))
         self.register_buffer("sums", start.clone())
         self.register_buffer("initialised", torch.tensor([0.0 if config.kmeans_init else 1.0]))
 
@@ -137,10 +137,15 @@ class Codebook(nn.Module):
     def update(self, points: Float[Tensor, "point channel"], codes: Int[Tensor, " point"]) -> None:
         """Move counts, sums and vectors by one batch."""
         config = self.config
-        counts = torch.bincount(codes, minlength=config.codebook_size).to(points.dtype)
-        sums = torch.zeros_like(self.sums).index_add_(0, codes, points)
-        self.counts.lerp_(sum_over_workers(counts), 1 - config.decay)
-        self.sums.lerp_(sum_over_workers(sums), 1 - config.decay)
+        counts = sum_over_workers(torch.bincount(codes, minlength=config.codebook_size).to(points.dtype))
+        sums = sum_over_workers(torch.zeros_like(self.sums).index_add_(0, codes, points))
+        if config.updates == "repaired":
+            # A past of thousands of k-means points must not outweigh batches of a hundred frames.
+            weight = counts.sum() / self.counts.sum()
+            self.counts *= weight
+            self.sums *= weight
+        self.counts.lerp_(counts, 1 - config.decay)
+        self.sums.lerp_(sums, 1 - config.decay)
         if config.updates == "repaired":
             self._replace_dead(points)
         total = self.counts.sum()
@@ -211,7 +216,7 @@ class ResidualVectorQuantizer(nn.Module):
         if num_codebooks is not None and not 1 <= num_codebooks <= most:
             raise ValueError(f"num_codebooks is {num_codebooks}; this quantizer has 1 to {most}")
         if num_codebooks is None and self.training and self.config.dropout > 0:
-            drawn = from_first_worker(torch.rand(2))
+            drawn = from_first_worker(torch.rand(2).to(self.steps.device))
             if drawn[0] < self.config.dropout:
                 return 1 + min(int(drawn[1] * most), most - 1)
         return num_codebooks or most

@@ -66,7 +66,7 @@ def warp_bands(mel: Mel, stretch: Float[Tensor, " batch"]) -> Mel:
 
 
 def vary_mel(mel: Mel, frames: Lengths, config: CtcAugment, hop_s: float) -> Mel:
-    """Warp, scale, shift and mask normalised log-mels; draws from torch's global generator, which the training loop seeds."""
+    """Warp, scale, shift and mask normalised log-mels, with draws of the global generator that the loop seeds."""
     batch, bands, total = mel.shape
     device = mel.device
     stretch = 1.0 + (torch.rand(batch, device=device) * 2.0 - 1.0) * config.warp

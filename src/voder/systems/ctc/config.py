@@ -118,7 +118,14 @@ def demo() -> Preset:
     """8 kHz, whole words, clips joined into strings: a handful of words after a minute and a half on two cores."""
     task = CtcTaskConfig(
         batch_seconds=96.0,
-        augment=CtcAugment(join_max=4, speed=(0.82, 1.22), warp=0.1, band_masks=1, frame_masks_per_s=0.3),
+        augment=CtcAugment(
+            join_max=4,
+            speed=(0.82, 1.22),
+            warp=0.1,
+            band_scale=0.0,
+            band_masks=1,
+            frame_masks_per_s=0.3,
+        ),
     )
     loop = _loop(1000, rate=3e-3, evaluate_every=250, ema_decay=0.99)
     return Preset(model=CtcConfig(unit="words", dropout=0.1), task=task, loop=loop)
@@ -135,7 +142,7 @@ def small() -> Preset:
     task = CtcTaskConfig(
         batch_seconds=160.0, augment=CtcAugment(band_mask_size=15, frame_mask_size=12, frame_masks_per_s=0.7)
     )
-    return Preset(model=model, task=task, loop=_loop(20_000, rate=1.5e-3, evaluate_every=1000, ema_decay=0.999))
+    return Preset(model=model, task=task, loop=_loop(4000, rate=1.5e-3, evaluate_every=500, ema_decay=0.999))
 
 
 PRESETS = {"tiny": tiny, "demo": demo, "small": small}

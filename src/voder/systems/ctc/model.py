@@ -95,7 +95,9 @@ class CtcModel(nn.Module):
         """Normalised log-mels of a zero-padded batch, and how many frames of each are valid (the rest are 0)."""
         margin = self.config.margin_frames * self.config.mel.hop
         mel = self.log_mel(nn.functional.pad(audio, (margin, margin)))
-        frames = torch.div(lengths + 2 * margin, self.config.mel.hop, rounding_mode="floor") + 1
+        frames = torch.div(lengths + 2 * margin, self.config.mel.hop, rounding_mode="floor")
+        if self.config.mel.padding == "center":
+            frames = frames + 1
         mask = length_mask(frames, mel.shape[2])[:, None].to(mel.dtype)
         count = frames[:, None, None].to(mel.dtype)
         if self.config.normalize == "level":

@@ -14,13 +14,13 @@ from voder.systems.encodec.lm import EntropyLMConfig
 from voder.train.loop import LoopConfig
 from voder.train.optim import OptimizerConfig, ScheduleConfig
 
+_OVERLAP, _UNSCALED_RMS = 0.01, 0.1
+
 
 @dataclass(frozen=True, kw_only=True)
 class EncodecConfig:
     """SEANet encoder, quantizer, SEANet decoder."""
 
-    name: str = "encodec"
-    """What `.ecdc` files call the model."""
     sample_rate_hz: int = 24_000
     """Rate of the audio."""
     seanet: SEANetConfig = field(default_factory=SEANetConfig)
@@ -29,7 +29,7 @@ class EncodecConfig:
     """Learned codebooks (rvq) or a fixed grid (fsq)."""
     rvq: RVQConfig = field(default_factory=RVQConfig)
     """Read when quantizer is rvq."""
-    fsq: FSQConfig = field(default_factory=FSQConfig)
+    fsq: FSQConfig = field(default_factory=lambda: FSQConfig(dim=128))
     """Read when quantizer is fsq."""
     bandwidths_kbps: tuple[float, ...] = ()
     """Bit rates that training draws from, batch by batch; empty means all codebooks always."""
@@ -37,9 +37,9 @@ class EncodecConfig:
     """Take the loudness out of every segment before encoding, and put it back after decoding."""
     segment_s: float | None = None
     """Encode audio in segments of so many seconds; whole if not given."""
-    overlap: float = 0.01
+    overlap: float = _OVERLAP
     """Share of a segment that the next one repeats."""
-    unscaled_rms: float = 0.1
+    unscaled_rms: float = _UNSCALED_RMS
     """Loudness of decoded audio when the scales are not at hand (codes alone; only with normalize)."""
     lm: EntropyLMConfig | None = None
     """Language model for entropy coding, if the checkpoint has one."""
@@ -48,12 +48,55 @@ class EncodecConfig:
         used = self.rvq if self.quantizer == "rvq" else self.fsq
         if used.dim != self.seanet.dim:
             raise ValueError(f"{self.quantizer}.dim is {used.dim} but seanet.dim is {self.seanet.dim}; make them equal")
+        self._check_segments()
+        counts = {self.codebooks_at(bandwidth) for bandwidth in self.bandwidths_kbps}
+        if self.quantizer == "fsq" and self.fsq.arrangement == "parallel" and counts - {self.num_codebooks}:
+            raise ValueError(
+                f"bandwidths_kbps are {self.bandwidths_kbps}, but side-by-side codebooks only work together; "
+                "leave them out"
+            )
+        if self.quantizer == "rvq" and self.bandwidths_kbps and self.rvq.dropout:
+            raise ValueError(
+                f"rvq.dropout is {self.rvq.dropout}, but bandwidths_kbps already vary the codebooks; choose one"
+            )
+        lm = self.lm
+        if lm is not None and not (isinstance(lm, EntropyLMConfig) and lm.codebook_size == self.codebook_size):
+            raise ValueError(f"lm is {lm}; a language model of {self.codebook_size} codes is wanted, or null")
+
+    def _check_segments(self) -> None:
         if not 0 <= self.overlap < 1:
             raise ValueError(f"overlap is {self.overlap}; from 0 to below 1 is allowed")
+        if self.segment_s is None and self.overlap != _OVERLAP:
+            raise ValueError(f"overlap is {self.overlap}, but without segment_s nothing overlaps")
         if self.segment_s is not None and (self.segment_samples or 0) < 1:
             raise ValueError(f"segment_s is {self.segment_s}; a segment must have samples")
-        for bandwidth in self.bandwidths_kbps:
-            self.codebooks_at(bandwidth)
+        if not self.normalize and self.unscaled_rms != _UNSCALED_RMS:
+            raise ValueError(f"unscaled_rms is {self.unscaled_rms}, but without normalize nothing is scaled")
+        if not self.unscaled_rms > 0:
+            raise ValueError(f"unscaled_rms is {self.unscaled_rms}; more than 0 is wanted")
+
+    @property
+    def file_name(self) -> str:
+        """What `.ecdc` files call this model: the published names for the published models, else
+        `encodec`."""
+        published = {"encodec_24khz": published_24khz().model, "encodec_48khz": published_48khz().model}
+        return next((name for name, model in published.items() if self._reads_codes_of(model)), "encodec")
+
+    def _reads_codes_of(self, other: "EncodecConfig") -> bool:
+        sizes = [
+            (
+                c.sample_rate_hz,
+                c.seanet,
+                c.quantizer,
+                c.num_codebooks,
+                c.codebook_size,
+                c.normalize,
+                c.segment_s,
+                c.overlap,
+            )
+            for c in (self, other)
+        ]
+        return sizes[0] == sizes[1]
 
     @property
     def num_codebooks(self) -> int:
@@ -143,10 +186,10 @@ def _loop(steps: int, *, learning_rate: float, every: int) -> LoopConfig:
 def tiny() -> Preset:
     """For tests: builds and trains a step in a moment."""
     model = EncodecConfig(
-        name="encodec_tiny",
         sample_rate_hz=8000,
-        seanet=SEANetConfig(dim=8, num_filters=2, ratios=(5, 4, 2), num_lstm_layers=1),
+        seanet=SEANetConfig(dim=8, num_filters=2, ratios=(5, 4, 2), num_lstm_layers=1, num_residual_layers=2),
         rvq=RVQConfig(num_codebooks=4, codebook_size=16, dim=8, kmeans_iterations=5, kmeans_frames=256),
+        fsq=FSQConfig(dim=8),
         bandwidths_kbps=(0.8, 1.6, 3.2),
     )
     task = EncodecTaskConfig(
@@ -164,24 +207,25 @@ def tiny() -> Preset:
 def small() -> Preset:
     """16 kHz, 50 frames a second, 8 x 1024: speech of one's own, on a processor."""
     model = EncodecConfig(
-        name="encodec_small",
         sample_rate_hz=16_000,
         seanet=SEANetConfig(dim=64, num_filters=16, ratios=(8, 5, 4, 2), num_lstm_layers=1),
-        rvq=RVQConfig(
-            num_codebooks=8, codebook_size=1024, dim=64, kmeans_iterations=10, warmup_steps=300, commitment_weight=0.25
-        ),
+        rvq=RVQConfig(num_codebooks=8, dim=64, decay=0.98, kmeans_iterations=10, warmup_steps=300),
+        fsq=FSQConfig(dim=64),
         bandwidths_kbps=(1.0, 2.0, 4.0),
     )
     task = EncodecTaskConfig(
-        mel="magnitudes", discriminator_filters=8, discriminator_windows=(1024, 512, 256), discriminator_start=2000
+        crop_s=0.5,
+        mel="magnitudes",
+        discriminator_filters=8,
+        discriminator_windows=(1024, 512, 256),
+        discriminator_start=2000,
     )
-    return Preset(model=model, task=task, loop=_loop(20_000, learning_rate=1e-3, every=1000))
+    return Preset(model=model, task=task, loop=_loop(6000, learning_rate=1e-3, every=500))
 
 
 def published_24khz() -> Preset:
     """The published mono model: 75 frames a second, 32 x 1024, 1.5 to 24 kbit/s."""
     model = EncodecConfig(
-        name="encodec_24khz",
         rvq=RVQConfig(num_codebooks=32),
         bandwidths_kbps=(1.5, 3.0, 6.0, 12.0, 24.0),
     )
@@ -192,7 +236,6 @@ def published_24khz() -> Preset:
 def published_48khz() -> Preset:
     """The published stereo model: segments of a second, 150 frames a second, 16 x 1024, 3 to 24 kbit/s."""
     model = EncodecConfig(
-        name="encodec_48khz",
         sample_rate_hz=48_000,
         seanet=SEANetConfig(channels=2, norm="time_group_norm", causal=False),
         rvq=RVQConfig(num_codebooks=16),
@@ -209,7 +252,6 @@ def _with_fsq(make: Callable[[], Preset], fsq: FSQConfig) -> Preset:
     preset = make()
     model = replace(
         preset.model,
-        name=preset.model.name.replace("encodec", "fsq"),
         quantizer="fsq",
         fsq=replace(fsq, dim=preset.model.seanet.dim),
         bandwidths_kbps=(),

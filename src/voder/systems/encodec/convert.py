@@ -11,6 +11,7 @@ The code is MIT; for the weights no licence is stated, those of audiocraft are C
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -131,7 +132,6 @@ def official_config(args: Mapping[str, Any]) -> EncodecConfig:
     """Translate the arguments that make an official EncodecModel."""
     seanet = seanet_config(args)
     return EncodecConfig(
-        name=args.get("name") or "encodec",
         sample_rate_hz=args["sample_rate"],
         seanet=seanet,
         rvq=RVQConfig(num_codebooks=args["n_q"], codebook_size=args["bins"], dim=seanet.dim),
@@ -141,6 +141,12 @@ def official_config(args: Mapping[str, Any]) -> EncodecConfig:
         overlap=args.get("overlap", 0.01),
         lm=lm_config(args["lm"]) if args.get("lm") else None,
     )
+
+
+def official_codebooks(config: EncodecConfig, bandwidth_kbps: float) -> int:
+    """Codebooks that the original uses at a bit rate: all of them where the rate asks for more, or for none."""
+    wanted = bandwidth_kbps * 1000 / (math.log2(config.codebook_size) * config.frames_per_second)
+    return config.num_codebooks if bandwidth_kbps <= 0 else min(config.num_codebooks, max(1, math.floor(wanted)))
 
 
 def lm_config(args: Mapping[str, Any]) -> EntropyLMConfig:
@@ -178,7 +184,7 @@ def huggingface_config(config: Mapping[str, Any], num_codebooks: int) -> Encodec
         true_skip=not config.get("use_conv_shortcut", True),
         trim_right=config.get("trim_right_ratio", 1.0),
     )
-    made = EncodecConfig(
+    return EncodecConfig(
         sample_rate_hz=config.get("sampling_rate", 24_000),
         seanet=seanet,
         rvq=RVQConfig(num_codebooks=num_codebooks, codebook_size=config.get("codebook_size", 1024), dim=hidden),
@@ -187,13 +193,6 @@ def huggingface_config(config: Mapping[str, Any], num_codebooks: int) -> Encodec
         segment_s=config.get("chunk_length_s"),
         overlap=config.get("overlap") or 0.01,
     )
-    return replace(made, name=_published_name(made))
-
-
-def _published_name(config: EncodecConfig) -> str:
-    """The name that `.ecdc` files use for this model, if it is one of the published ones."""
-    published = [PRESETS[name]().model for name in ("24khz", "48khz")]
-    return next((p.name for p in published if replace(config, name=p.name) == p), config.name)
 
 
 def to_huggingface_config(config: EncodecConfig) -> dict[str, Any]:

@@ -49,6 +49,7 @@ def compress(
     bandwidth_kbps: float | None = None,
     use_lm: bool = False,
     identity: str | None = None,
+    model_name: str | None = None,
 ) -> bytes:
     """Compress a recording of any rate, mono or stereo, into the bytes of an `.ecdc` file.
 
@@ -58,6 +59,7 @@ def compress(
         bandwidth_kbps: bit rate before entropy coding; all codebooks if not given.
         use_lm: code with the model's language model.
         identity: which weights these are, to be stored in the header (`checkpoint.identity`).
+        model_name: what the header calls the model, if not `codec.config.file_name`.
 
     Raises:
         ConfigError: a language model is asked for and there is none, or the bit rate does not exist.
@@ -71,7 +73,7 @@ def compress(
     wav = convert_audio(samples, clip.sample_rate_hz, codec.sample_rate_hz, codec.channels)
     segments = codec.encode_segments(wav[None], count)
     header = EcdcHeader(
-        model=codec.config.name,
+        model=model_name or codec.config.file_name,
         num_samples=wav.shape[-1],
         num_codebooks=segments[0].codes.shape[1],
         lm=use_lm,
@@ -81,13 +83,16 @@ def compress(
 
 
 @torch.no_grad()
-def decompress(codec: EncodecCodec, data: bytes, *, identity: str | None = None) -> AudioClip:
-    """Restore the recording in the bytes of an `.ecdc` file.
+def decompress(
+    codec: EncodecCodec, data: bytes, *, identity: str | None = None, model_name: str | None = None
+) -> AudioClip:
+    """Restore the recording in the bytes of an `.ecdc` file; identity and name are compared with its
+    header's.
 
     Raises:
         InputError: damaged, of another model, or coded with a language model that is not at hand.
     """
-    content = read_segments(codec, data, identity=identity)
+    content = read_segments(codec, data, identity=identity, model_name=model_name)
     wav = codec.decode_segments(content.segments)[0, :, : content.header.num_samples]
     return AudioClip(wav.float().cpu().numpy(), codec.sample_rate_hz)
 
@@ -121,7 +126,9 @@ def write_segments(codec: EncodecCodec, header: EcdcHeader, segments: list[Segme
     return b"".join(parts)
 
 
-def read_segments(codec: EncodecCodec, data: bytes, *, identity: str | None = None) -> EcdcContent:
+def read_segments(
+    codec: EncodecCodec, data: bytes, *, identity: str | None = None, model_name: str | None = None
+) -> EcdcContent:
     """Read the header and every segment's codes.
 
     Raises:
@@ -129,7 +136,7 @@ def read_segments(codec: EncodecCodec, data: bytes, *, identity: str | None = No
     """
     reader = Reader(data)
     header = read_header(reader)
-    _check_header(codec, header, identity)
+    _check_header(codec, header, identity, model_name or codec.config.file_name)
     device, segments = device_of(codec), []
     for num_samples in _segment_lengths(codec, header.num_samples):
         scale = torch.tensor([[reader.scale()]], device=device) if codec.config.normalize else None
@@ -142,9 +149,9 @@ def read_segments(codec: EncodecCodec, data: bytes, *, identity: str | None = No
     return EcdcContent(header, segments)
 
 
-def _check_header(codec: EncodecCodec, header: EcdcHeader, identity: str | None) -> None:
-    if header.model != codec.config.name:
-        raise InputError(f"the file was made by {header.model!r}; this model is {codec.config.name!r}")
+def _check_header(codec: EncodecCodec, header: EcdcHeader, identity: str | None, model_name: str) -> None:
+    if header.model != model_name:
+        raise InputError(f"the file was made by {header.model!r}; this model is {model_name!r}")
     if header.identity is not None and identity is not None and header.identity != identity:
         raise InputError(f"the file was made with weights {header.identity}; these are {identity}")
     if header.num_codebooks > codec.num_codebooks:

@@ -186,7 +186,7 @@ class EncodecCodec(Codec):
         joined = [self._join(parts) if parts else None for parts in _split(decoded, map(len, plans))]
         return self._trim(joined, sizes, encoded.codes.device)
 
-    def _trim(self, joined: Sequence[Part | None], sizes: list[int], device: torch.device) -> Audio:
+    def _trim(self, joined: Sequence[Tensor | None], sizes: list[int], device: torch.device) -> Audio:
         have = [0 if part is None else min(part.shape[-1], n) for part, n in zip(joined, sizes, strict=True)]
         audio = torch.zeros(len(joined), self.channels, max(have, default=0), device=device)
         for row, part, n in zip(audio, joined, have, strict=True):

@@ -162,14 +162,14 @@ def balancer(case: Case) -> Outputs:
 
 def official_codec(case: Case, weights: Mapping[str, Tensor]) -> EncodecCodec:
     """Build a model from official arguments and weights, without its language model."""
-    config = convert.official_config({**case.args, "lm": None})
+    config = convert.official_config({**case.args, "lm": None, "target_bandwidths": ()})
     codec = EncodecCodec(config)
     load_official(codec, weights, convert.official_table(config.seanet), case)
     return codec
 
 
 def _model_outputs(codec: EncodecCodec, case: Case, kbps: float, name: str, x: Tensor) -> Outputs:
-    segments = codec.encode_segments(x, codec.config.codebooks_at(kbps))
+    segments = codec.encode_segments(x, convert.official_codebooks(codec.config, kbps))
     label = f"{name}_bw{kbps}"
     out: Outputs = {}
     for f, segment in enumerate(segments):
@@ -194,12 +194,12 @@ def model(case: Case) -> Outputs:
 def huggingface(case: Case) -> Outputs:
     """Encode and decode with weights under Hugging Face names; codes come chunk by chunk, zero-padded."""
     count = sum(key.endswith("codebook.embed") for key in case.weights)
-    codec = EncodecCodec(convert.huggingface_config(case.args, count))
+    codec = EncodecCodec(convert.huggingface_config({**case.args, "target_bandwidths": ()}, count))
     load_official(codec, case.weights, convert.HUGGINGFACE, case)
     out: Outputs = {}
     for name, x in case.inputs.items():
         for kbps in case.args["target_bandwidths"]:
-            segments = codec.encode_segments(x, codec.config.codebooks_at(kbps))
+            segments = codec.encode_segments(x, convert.official_codebooks(codec.config, kbps))
             longest = max(segment.codes.shape[-1] for segment in segments)
             padded = [nn.functional.pad(s.codes, (0, longest - s.codes.shape[-1])) for s in segments]
             label = f"{name}_bw{kbps}"

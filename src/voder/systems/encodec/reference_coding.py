@@ -78,9 +78,9 @@ def ecdc_without_lm(case: Case) -> Outputs:
     out: Outputs = {}
     for name, kbps, label in _recordings(case):
         wav, recorded = case.inputs[name], bytes(case.outputs[f"bytes_{label}"].tolist())
-        segments = codec.encode_segments(wav[None], codec.config.codebooks_at(kbps))
+        segments = codec.encode_segments(wav[None], convert.official_codebooks(codec.config, kbps))
         header = EcdcHeader(
-            model=codec.config.name,
+            model=case.args["name"],
             num_samples=wav.shape[-1],
             num_codebooks=segments[0].codes.shape[1],
             lm=False,
@@ -88,7 +88,7 @@ def ecdc_without_lm(case: Case) -> Outputs:
         written = infer.write_segments(codec, header, segments)
         out |= {f"codes_{label}_f{f}": segment.codes for f, segment in enumerate(segments)}
         out[f"bytes_{label}"] = _as_tensor(_forgive_scales(codec, written, recorded, segments))
-        out[f"wav_{label}"] = torch.from_numpy(infer.decompress(codec, recorded).samples)
+        out[f"wav_{label}"] = torch.from_numpy(infer.decompress(codec, recorded, model_name=case.args["name"]).samples)
     return out
 
 
@@ -132,16 +132,16 @@ def ecdc_with_lm(case: Case) -> Outputs:
     out: Outputs = {}
     for name, kbps, label in _recordings(case):
         wav = case.inputs[name]
-        segments = codec.encode_segments(wav[None], codec.config.codebooks_at(kbps))
+        segments = codec.encode_segments(wav[None], convert.official_codebooks(codec.config, kbps))
         header = EcdcHeader(
-            model=codec.config.name, num_samples=wav.shape[-1], num_codebooks=segments[0].codes.shape[1], lm=True
+            model=case.args["name"], num_samples=wav.shape[-1], num_codebooks=segments[0].codes.shape[1], lm=True
         )
         written = infer.write_segments(codec, header, segments)
-        content = infer.read_segments(codec, written)
+        content = infer.read_segments(codec, written, model_name=header.model)
         out |= _lm_outputs(case, model, label, segments)
         same = all(torch.equal(a.codes, b.codes) for a, b in zip(segments, content.segments, strict=True))
         out[f"bytes_{label}"] = _judge_stream(case, codec, label, header, segments, written, same)
-        out[f"wav_{label}"] = torch.from_numpy(infer.decompress(codec, written).samples)
+        out[f"wav_{label}"] = torch.from_numpy(infer.decompress(codec, written, model_name=header.model).samples)
     return out
 
 
@@ -196,7 +196,7 @@ def _judge_stream(
 
 
 def _codec(case: Case) -> EncodecCodec:
-    config = convert.official_config({**case.args, "lm": None})
+    config = convert.official_config({**case.args, "lm": None, "target_bandwidths": ()})
     codec = EncodecCodec(config)
     load_official(codec, case.weights_under("model."), convert.official_table(config.seanet), case)
     return codec

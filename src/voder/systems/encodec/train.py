@@ -235,7 +235,7 @@ class EncodecTask(Task):
         quantizer = self.model.quantizer
         if not isinstance(quantizer, ResidualVectorQuantizer) or quantizer.is_warming_up:
             return []
-        limit = 0.05 * self.model.codebook_size
+        limit = max(1.5, 0.05 * self.model.codebook_size)
         return [
             f"codebook {book} has collapsed: it uses about {value:.0f} of {self.model.codebook_size} codes; lower "
             "loop.optimizer.learning_rate or raise model.rvq.warmup_steps"

@@ -139,7 +139,7 @@ def small() -> Preset:
         num_codebooks=8,
         unquantized_steps=300,
     )
-    return Preset(model=model, task=SpectralTaskConfig(crop_s=0.8), loop=_loop(20_000, evaluate_every=1000))
+    return Preset(model=model, task=SpectralTaskConfig(crop_s=0.8), loop=_loop(4000, evaluate_every=500))
 
 
 PRESETS = {"tiny": tiny, "demo": demo, "small": small}

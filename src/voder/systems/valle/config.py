@@ -120,7 +120,7 @@ def small() -> Preset:
             prompt_share=0.3,
             prompt_clips=1,
         ),
-        loop=_loop(20_000),
+        loop=_loop(8000),
     )
 
 

@@ -1,0 +1,143 @@
+"""Checkpoints of lifeiteng/vall-e (VALL-E, VALL-F) and of Plachtaa/VALL-E-X, to and from `original.OriginalValle`.
+
+lifeiteng   Apache-2.0 code; no official weights. Training checkpoints hold the network under `model`.
+vall-e-x    `vallex-checkpoint.pt` (Hugging Face: Plachta/VALL-E-X, 1.5 GB, MIT), key `model`; text of 2048 phoneme BPE
+            ids, three languages, a begin token, prefix mode 1.
+
+Sizes are told from the weights; heads and prefix mode cannot be, and are those published unless given.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from voder.errors import CheckpointError
+from voder.files import atomic_path
+from voder.interop import Coverage, RenameTable, Rule, export, load_foreign, read_sections
+from voder.systems.valle.original import OriginalValle
+from voder.systems.valle.original_layers import OriginalConfig, PrefixMode
+
+_BLOCK = "{side}_decoder.layers.{i}."
+_OURS = "{side}_stack.layers.{i}."
+LIFEITENG = RenameTable(
+    Rule("{side}_text_embedding.word_embeddings.weight", "{side}_text.ids.weight"),
+    Rule("{side}_language_embedding.word_embeddings.weight", "{side}_text.languages.weight"),
+    Rule("{side}_text_prenet.{w...}", "{side}_text.prenet.{w...}"),
+    Rule("{side}_text_position.alpha", "{side}_text.position.alpha"),
+    Rule("ar_audio_embedding.word_embeddings.weight", "ar_audio.tables.0.weight"),
+    Rule("nar_audio_embeddings.{j}.word_embeddings.weight", "nar_audio.tables.{j}.weight"),
+    Rule("{side}_audio_prenet.{w...}", "{side}_audio.prenet.{w...}"),
+    Rule("{side}_audio_position.alpha", "{side}_audio.position.alpha"),
+    Rule(_BLOCK + "self_attn.in_proj_{w}", _OURS + "attention.in_projection.{w}"),
+    Rule(_BLOCK + "self_attn.out_proj.{w}", _OURS + "attention.out_projection.{w}"),
+    Rule(_BLOCK + "multihead_attn.in_proj_{w}", _OURS + "cross.in_projection.{w}"),
+    Rule(_BLOCK + "multihead_attn.out_proj.{w}", _OURS + "cross.out_projection.{w}"),
+    Rule(_BLOCK + "linear1.{w}", _OURS + "ffn_in.{w}"),
+    Rule(_BLOCK + "linear2.{w}", _OURS + "ffn_out.{w}"),
+    Rule(_BLOCK + "{norm}.project_layer.{w}", _OURS + "{norm}.projection.{w}"),
+    Rule(_BLOCK + "{norm}.norm.{w}", _OURS + "{norm}.norm.{w}"),
+    Rule(_BLOCK + "{norm}.{w}", _OURS + "{norm}.{w}"),
+    Rule("{side}_decoder.norm.project_layer.{w}", "{side}_stack.norm.projection.{w}"),
+    Rule("{side}_decoder.norm.norm.{w}", "{side}_stack.norm.norm.{w}"),
+    Rule("{side}_decoder.norm.{w}", "{side}_stack.norm.{w}"),
+    Rule("ar_predict_layer.weight", "ar_head.weight"),
+    Rule("nar_predict_layers.{j}.weight", "nar_heads.{j}.weight"),
+    Rule("nar_stage_embeddings.{j}.word_embeddings.weight", "nar_stages.{j}.weight"),
+)
+
+
+def with_shared_heads(state: Mapping[str, Tensor], config: OriginalConfig, where: str) -> dict[str, Tensor]:
+    """Put in the output layers that a file may leave out because they are code tables.
+
+    Raises:
+        CheckpointError: an output layer differs from the table that it should be.
+    """
+    full = dict(state)
+    for j in range(config.num_codebooks - 2 if config.share_embedding else 0):
+        head, table = f"nar_predict_layers.{j}.weight", f"nar_audio_embeddings.{j + 2}.word_embeddings.weight"
+        if head in full and table in full and not torch.equal(full[head], full[table]):
+            raise CheckpointError(
+                f"{head} in {where} is not {table}: these weights were trained with share_embedding=false"
+            )
+        if table in full:
+            full.setdefault(head, full[table])
+    return full
+
+
+def load_original(model: OriginalValle, state: Mapping[str, Tensor], where: str) -> Coverage:
+    """Fill a model strictly."""
+    return load_foreign(model, with_shared_heads(state, model.config, where), LIFEITENG, where)
+
+
+def config_of(state: Mapping[str, Tensor], where: str) -> OriginalConfig:
+    """Tell the sizes and switches from the weights.
+
+    Raises:
+        CheckpointError: no VALL-E of this layout.
+    """
+    try:
+        text = state["ar_text_embedding.word_embeddings.weight"]
+        audio = state["ar_audio_embedding.word_embeddings.weight"]
+        outputs = state["ar_predict_layer.weight"].shape[0]
+    except KeyError as error:
+        raise CheckpointError(f"{where} holds no VALL-E in lifeiteng's layout: {error.args[0]} is missing") from error
+    num_books = max(1, sum(name.startswith("nar_audio_embeddings.") for name in state))
+    languages = state.get("ar_language_embedding.word_embeddings.weight")
+    heads = [state.get(f"nar_predict_layers.{j}.weight") for j in range(num_books - 2)]
+    tables = [state.get(f"nar_audio_embeddings.{j + 2}.word_embeddings.weight") for j in range(num_books - 2)]
+    pairs = zip(heads, tables, strict=True)
+    return OriginalConfig(
+        width=text.shape[1],
+        num_layers=sum(n.startswith("ar_decoder.layers.") and n.endswith(".linear1.weight") for n in state),
+        num_heads=max(1, text.shape[1] // 64),
+        cross_attention=any(".multihead_attn." in name for name in state),
+        norm_first="ar_decoder.norm.weight" in state,
+        prenet=any(name.startswith("ar_text_prenet.") for name in state),
+        share_embedding=all(h is None or (t is not None and torch.equal(h, t)) for h, t in pairs),
+        prepend_bos=audio.shape[0] == outputs + 1,
+        num_codebooks=num_books,
+        codebook_size=outputs - 1,
+        num_text_ids=text.shape[0],
+        num_languages=0 if languages is None else languages.shape[0],
+    )
+
+
+def read_original(
+    file: Path, *, num_heads: int | None = None, prefix_mode: int | None = None
+) -> tuple[OriginalValle, Coverage]:
+    """Read a checkpoint of either project; nothing runs from it.
+
+    Args:
+        file: the checkpoint, with the network under `model` or alone.
+        num_heads: 64 channels per head if not given, as published.
+        prefix_mode: 1 if not given, as both recommend.
+
+    Raises:
+        CheckpointError: damaged, of another layout, or with names that have no place; all are named.
+    """
+    content = read_sections(file)
+    section = content.get("model", content)
+    if not isinstance(section, dict):
+        raise CheckpointError(f"{file} must hold the network under 'model' or alone, not a {type(section).__name__}")
+    state = {str(k): v.float() for k, v in section.items() if isinstance(v, Tensor)}
+    config = config_of(state, str(file))
+    if num_heads is not None:
+        config = replace(config, num_heads=num_heads)
+    if prefix_mode is not None:
+        if prefix_mode not in (0, 1, 2, 4):
+            raise CheckpointError(f"prefix_mode is {prefix_mode}; allowed are 0, 1, 2 and 4")
+        config = replace(config, prefix_mode=cast(PrefixMode, prefix_mode))
+    model = OriginalValle(config)
+    coverage = load_original(model, state, str(file))
+    return model.eval(), coverage
+
+
+def write_original(model: OriginalValle, file: Path) -> None:
+    """Write a model in lifeiteng's layout, under `model`."""
+    state = {name: value.detach().cpu().clone() for name, value in export(model.state_dict(), LIFEITENG).items()}
+    with atomic_path(file) as temporary:
+        torch.save({"model": state}, temporary)
