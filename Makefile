@@ -43,7 +43,7 @@ $(STAMP): pyproject.toml constraints.txt $(VENV)/torch-index
 		$(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) '$(TORCH)' || { \
 		echo "$(TORCH) was not found at TORCH_INDEX=$(TORCH_INDEX): name another index, say TORCH_INDEX= for the" \
 			"package index, or name a folder that holds the wheel with PIP_FIND_LINKS" >&2; exit 1; }
-	$(INSTALL) -c constraints.txt -e '.[plot]'
+	$(INSTALL) -c constraints.txt -e '.[metrics]'
 	@touch $@
 
 $(DEV_STAMP): $(STAMP)

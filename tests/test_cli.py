@@ -354,6 +354,7 @@ def test_a_reader_that_leaves_is_no_fault() -> None:
 def test_ctrl_c_in_the_middle_of_the_command_is_one_sentence() -> None:
     code = (
         "import os, signal, sys; from voder import cli, verbs;"
+        "signal.signal(signal.SIGINT, signal.default_int_handler);"  # background jobs start with it ignored
         "verbs.run_list = lambda args, command: os.kill(os.getpid(), signal.SIGINT);"
         "sys.exit(cli.main(['list']))"
     )

@@ -33,12 +33,13 @@ CONTEXTS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("model.normalize=true", "model.segment_s=0.2"),
     ),
     "ctc": ((), ("task.augment.join_max=3",)),
+    "hubert": ((), ("model.num_units=8",)),
     "valle": ((), ("task.joins.join_max=4",)),
 }
 """Presets and settings that give others something to do: a setting must act in one of these."""
 
-SEEN_ELSEWHERE = {"beats": {"task.separator"}}
-"""What needs data of another kind to act, and is tested beside the system."""
+SEEN_ELSEWHERE = {"beats": {"task.separator"}, "hubert": {"model.layer"}}
+"""What needs data of another kind, or fitted units, to act, and is tested beside the system."""
 
 
 def leaves(config: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any, Any]]:

@@ -183,6 +183,7 @@ class SpeechEncoder(Encoder, UnitTokenizer):
             piece = audio[rows, :, first : first + width]
             inside = (lengths[rows] - first).clamp(max=piece.shape[-1])
             found = self.assign(self.encode_batch(piece, inside, layer=self.config.layer))
+            found = found[:, : units.shape[1] - start]  # a batch may be padded beyond its longest item
             units[rows, start : start + found.shape[1]] = found
         return units, totals
 

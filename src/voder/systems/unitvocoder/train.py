@@ -237,7 +237,7 @@ class VocoderTask(Task):
 
     def provenance(self) -> dict[str, Any]:
         """The tokenizer and how much there was to learn from."""
-        return {"tokenizer": self.model.config.tokenizer, "recordings": len(self.spoken.split)}
+        return {"tokenizer": self.model.config.tokenizer, "data": {"recordings": len(self.spoken.split)}}
 
 
 def _padded(rows: list[np.ndarray], width: int) -> Tokens:
