@@ -79,7 +79,7 @@ def build(
             f"A model of {_parameters(places.voice)} parameters said {tagged.n} digit strings that it never met in "
             f"training; a recogniser that never heard synthetic speech got {tagged.shown()} of the words wrong by "
             f"speaker tag and {prompted.shown()} by audio prompt. In the voice of a speaker whom no checkpoint ever "
-            f"heard it got {before.shown()} wrong before two minutes of fine-tuning and {after.shown()} after, where it "
+            f"heard it got {before.shown()} wrong before two minutes of fine-tuning and {after.shown()} after; it "
             f"gets {after.shown(after.originals)} wrong on that speaker's own recordings."
         ),
         command=command,

@@ -25,7 +25,7 @@ from voder.files import write_text
 
 SCRATCH_STEPS = {"ctc": 1400, "spectral": 2200, "valle": 2800}
 """Training steps from nothing, chosen to fit 14 minutes on two cores."""
-TUNE_STEPS = 900
+TUNE_STEPS = 700
 """Fine-tuning steps: two minutes on two cores. They see the new speaker's recordings beside those of the known ones:
 with the new speaker's alone (240 words) the voice forgets how to read, and says 38 % of the words wrong."""
 TUNE_OVERRIDES = (
