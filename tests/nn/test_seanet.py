@@ -52,6 +52,17 @@ def test_outer_blocks_lose_their_norm_from_the_audio_inwards(count):
     assert blocks(SEANetDecoder(config))[::-1] == expected
 
 
+def test_the_signal_survives_all_layers_of_a_fresh_model():
+    torch.manual_seed(0)
+    config = SEANetConfig(num_filters=8, dim=32)
+    latent = SEANetEncoder(config)(torch.randn(1, 1, 16000))
+    assert 0.3 < float(latent.detach().std()) < 3
+    moving = float(latent.detach().var(dim=2).mean() / latent.detach().square().mean())
+    assert moving > 0.3  # of the power is not a constant
+    audio = SEANetDecoder(config)(torch.randn(1, 32, 50))
+    assert 0.03 < float(audio.detach().std()) < 0.5
+
+
 def test_options_act():
     base = SEANetEncoder(TINY)
     for change in (

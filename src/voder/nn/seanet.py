@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from voder.nn.conv import Norm, PaddedConv1d, PaddedConvTranspose1d, PadMode, ResidualLSTM, Signal
 from voder.shapes import Audio, Latents
 
+_QUIET = 0.1  # speech is far quieter than the unit variance inside the decoder
+
 
 @dataclass(frozen=True, kw_only=True)
 class SEANetConfig:
@@ -133,7 +135,7 @@ class SEANetDecoder(nn.Module):
             width //= 2
         layers += [
             nn.ELU(),
-            conv(width, config.channels, config.last_kernel, norm=_block_norm(config, 0)),
+            conv(width, config.channels, config.last_kernel, norm=_block_norm(config, 0), gain=_QUIET),
         ]
         self.layers = nn.Sequential(*layers)
 

@@ -172,11 +172,11 @@ class EncodecTaskConfig:
     """Validation recordings scored at each evaluation, at most."""
 
 
-def _loop(steps: int, *, learning_rate: float, every: int) -> LoopConfig:
+def _loop(steps: int, *, learning_rate: float, every: int, betas: tuple[float, float] = (0.5, 0.9)) -> LoopConfig:
     return LoopConfig(
         steps=steps,
         max_grad_norm=20.0,  # the balancer sets the gradient's size: this only stops spikes
-        optimizer=OptimizerConfig(name="adam", learning_rate=learning_rate, betas=(0.5, 0.9)),
+        optimizer=OptimizerConfig(name="adam", learning_rate=learning_rate, betas=betas),
         schedule=ScheduleConfig(shape="cosine", warmup_steps=100, final_ratio=0.05),
         evaluate_every=every,
         save_every=every,
@@ -220,7 +220,7 @@ def small() -> Preset:
         discriminator_windows=(1024, 512, 256),
         discriminator_start=2000,
     )
-    return Preset(model=model, task=task, loop=_loop(6000, learning_rate=1e-3, every=500))
+    return Preset(model=model, task=task, loop=_loop(6000, learning_rate=1e-3, every=500, betas=(0.8, 0.99)))
 
 
 def published_24khz() -> Preset:

@@ -1,6 +1,6 @@
 """How to run the reference vectors of Whisper: recorded behaviour of openai/whisper and of transformers' extractor."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -57,7 +57,7 @@ def hf_feature_extractor(case: Case) -> Outputs:
 
 def _listen(spec: Mapping[str, Any]) -> ListenConfig:
     """Translate decoding options of the original."""
-    names = {
+    names: dict[str, tuple[str, Callable[[Any], Any]]] = {
         "without_timestamps": ("timestamps", lambda v: not v),
         "max_initial_timestamp": ("max_initial_timestamp_s", float),
         "suppress_tokens": ("suppress_tokens", tuple),
