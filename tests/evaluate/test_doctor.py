@@ -14,7 +14,7 @@ def test_facts_cover_what_a_report_of_a_fault_needs() -> None:
     assert {"versions", "torch build", "processors", "gpus", "audio", "extras", "disk", "memory"} <= facts.keys()
     assert facts["versions"]["torch"] == torch.__version__
     assert facts["audio"]["mp3"] in ("yes", "no")
-    assert set(facts["extras"]) >= {"metrics", "plot", "dev"}
+    assert set(facts["extras"]) >= {"metrics", "all", "dev"}
     page = doctor.describe(facts)
     assert len(page.splitlines()) == len(facts)
 
