@@ -14,7 +14,9 @@ import signal
 import socket
 import subprocess
 import sys
+import traceback
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib.machinery import ModuleSpec
 from pathlib import Path
@@ -258,6 +260,15 @@ def _child(scenario: dict[str, Any]) -> None:
     train(request(scenario.pop("system"), output, **scenario), say=lambda text: None)
 
 
+def _free_port() -> int:
+    """A port below those that the kernel lends, so that nobody takes it between this look and its use."""
+    for port in range(10_000 + os.getpid() % 20_000, 32_000):
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise OSError("no free port")
+
+
 def run_scenarios(scenarios: list[dict[str, Any]]) -> list[list[int]]:
     """Run scenarios one after another; the statuses of their processes (negative: the signal that killed it)."""
     for slow in ("torch.utils.tensorboard", "torch._dynamo", "rich.console"):  # so that the forked processes have them
@@ -266,9 +277,7 @@ def run_scenarios(scenarios: list[dict[str, Any]]) -> list[list[int]]:
     statuses = []
     for scenario in scenarios:
         world = scenario.pop("world", 1)
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        port = _free_port()
         children = []
         for rank in range(world):
             if (child := os.fork()) == 0:
@@ -278,7 +287,10 @@ def run_scenarios(scenarios: list[dict[str, Any]]) -> list[list[int]]:
                     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
                     _child(dict(scenario))
                     status = 0
+                except BaseException:
+                    traceback.print_exc()
                 finally:
+                    sys.stderr.flush()
                     os._exit(status)
             children.append(child)
         statuses.append([os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children])
@@ -296,6 +308,7 @@ def in_processes(scenarios: list[dict[str, Any]], folder: Path) -> list[list[int
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stderr
+    sys.stderr.write(done.stderr)  # shown by pytest beside a status that was not expected
     return json.loads(done.stdout)
 
 

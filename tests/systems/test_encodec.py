@@ -217,6 +217,10 @@ def test_the_discriminator_joins_when_it_is_told_to(corpus):
     late = task_of(trainable("tiny"), corpus, discriminator_start=3)
     assert [phase for phase, _ in late.losses(late.batch(0, 0, 1), 2)] == ["generator"]
     assert [phase for phase, _ in late.losses(late.batch(0, 0, 1), 3)] == ["discriminator", "generator"]
+    waiting = task_of(trainable("tiny"), corpus, discriminator_start=3, discriminator_lead=2)
+    for step, heard in ((4, False), (5, True)):
+        logs = dict(waiting.losses(waiting.batch(0, 0, 1), step))["generator"].logs
+        assert ("adversarial" in logs) == heard
     never = task_of(trainable("tiny"), corpus, adversarial_weight=0.0, feature_weight=0.0)
     assert list(never.optimised) == ["generator"]
     assert [phase for phase, _ in never.losses(never.batch(0, 0, 1), 9)] == ["generator"]

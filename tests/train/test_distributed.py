@@ -10,6 +10,7 @@ import toys
 from safetensors.torch import load_file
 
 from voder.train.distributed import World, local_device, share_gradients, sum_in_place
+from voder.train.state import remove_interrupted_writes, resumable_step
 
 LAST = "checkpoints/step-00000012/model.safetensors"
 
@@ -79,3 +80,14 @@ def test_each_process_takes_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None
     assert local_device(torch.device("cuda")) == torch.device("cuda", 3)
     assert local_device(torch.device("cuda", 1)) == torch.device("cuda", 1)
     assert local_device(torch.device("cpu")) == torch.device("cpu")
+
+
+def test_looking_for_a_step_removes_nothing(tmp_path: Path) -> None:
+    """What another rank may be writing at this moment stays: only the main rank cleans, before the others look."""
+    (tmp_path / "checkpoints").mkdir()
+    for name in (".metrics.jsonl.7-0.tmp", "checkpoints/.step-00000004.7.tmp"):
+        (tmp_path / name).write_text("half")
+    assert resumable_step(tmp_path) is None
+    assert len(list(tmp_path.rglob("*.tmp"))) == 2
+    remove_interrupted_writes(tmp_path)
+    assert not list(tmp_path.rglob("*.tmp"))

@@ -49,8 +49,7 @@ class STFTDiscriminator(nn.Module):
         self.register_buffer("window", torch.hann_window(window), persistent=False)
         # the first layer has no weight norm, here as in the original
         layers: list[nn.Module] = [_conv(2 * channels, filters, (3, 9))]
-        for dilation in _DILATIONS:
-            layers.append(weight_norm(_conv(filters, filters, (3, 9), stride=(1, 2), dilation=dilation)))
+        layers += [weight_norm(_conv(filters, filters, (3, 9), stride=(1, 2), dilation=d)) for d in _DILATIONS]
         layers.append(weight_norm(_conv(filters, filters, (3, 3))))
         self.layers = nn.ModuleList(layers)
         self.last = weight_norm(_conv(filters, 1, (3, 3)))

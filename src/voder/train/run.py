@@ -30,7 +30,7 @@ from voder.files import named_os_errors, only_writer, write_text
 from voder.train import distributed
 from voder.train.hooks import JsonLines, Keeper, Progress, TensorBoard
 from voder.train.loop import Loop, State
-from voder.train.state import load_companions, restore, resumable_step
+from voder.train.state import load_companions, remove_interrupted_writes, restore, resumable_step
 from voder.train.task import Task
 
 
@@ -71,8 +71,10 @@ def train(request: RunRequest, *, say: Callable[[str], None] = _say) -> State:
     try:
         # one process at a time writes a run folder; the main rank stands for all
         with only_writer(request.output) if world.is_main else nullcontext():
-            if request.fresh and world.is_main:
-                _remove_run(request.output)
+            if world.is_main:
+                if request.fresh:
+                    _remove_run(request.output)
+                remove_interrupted_writes(request.output)  # before the others look: never a file being written
             distributed.barrier(world)
             loop, model_config, provenance = _prepare(request, device, world, say)
             if world.is_main:

@@ -107,10 +107,14 @@ def mark_best(run: Path, step: int, score: float) -> None:
     write_text(run / "checkpoints" / "best.json", json.dumps(record))
 
 
-def resumable_step(run: Path) -> int | None:
-    """The newest step that has both a checkpoint and trainer state."""
+def remove_interrupted_writes(run: Path) -> None:
+    """Delete what a killed writer of this run left; only for the one process that writes it."""
     for folder in (run, run / "checkpoints", run / "trainer"):
         remove_leftovers(folder)
+
+
+def resumable_step(run: Path) -> int | None:
+    """The newest step that has both a checkpoint and trainer state."""
     steps = sorted((run / "checkpoints").glob("step-*"), reverse=True)
     whole = [
         p for p in steps if (p / checkpoint.CONFIG_FILE).is_file() and (run / "trainer" / f"{p.name}.pt").is_file()

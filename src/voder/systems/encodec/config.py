@@ -161,7 +161,9 @@ class EncodecTaskConfig:
     commitment_weight: float = 1.0
     """Weight of the commitment loss, which stays outside the balancer."""
     discriminator_start: int = 0
-    """Step at which the discriminator and the losses that need it begin."""
+    """Step at which the discriminator begins to learn."""
+    discriminator_lead: int = 0
+    """Steps that the discriminator learns alone before the codec listens to it."""
     discriminator_filters: int = 32
     """Channels of the discriminator."""
     discriminator_windows: tuple[int, ...] = (2048, 1024, 512, 256, 128)
@@ -218,7 +220,8 @@ def small() -> Preset:
         mel="magnitudes",
         discriminator_filters=8,
         discriminator_windows=(1024, 512, 256),
-        discriminator_start=2000,
+        discriminator_start=1500,
+        discriminator_lead=300,
     )
     return Preset(model=model, task=task, loop=_loop(6000, learning_rate=1e-3, every=500, betas=(0.8, 0.99)))
 

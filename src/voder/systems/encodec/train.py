@@ -109,12 +109,14 @@ class EncodecTask(Task):
             self.fit_codebooks(audio.device)
         made = self.model(audio, self.draw_codebooks(step))
         weight = float(len(audio))
-        fights = self.is_adversarial and step >= self.config.discriminator_start
-        if fights:
+        begins = self.config.discriminator_start
+        if self.is_adversarial and step >= begins:
             real = self.discriminator(audio).logits
             fake = self.discriminator(made.audio.detach()).logits
             yield "discriminator", Loss(value=discriminator_hinge(real, fake), weight=weight)
-        terms = self._reconstruction(made.audio, audio) | (self._rivalry(made.audio, audio) if fights else {})
+        terms = self._reconstruction(made.audio, audio)
+        if self.is_adversarial and step >= begins + self.config.discriminator_lead:
+            terms |= self._rivalry(made.audio, audio)
         balanced = self.balancer(terms, made.audio)
         # The balanced gradient is a sum over items, commitment a mean: both per item of the whole batch, so
         # that neither their proportion nor the step depends on how many workers share the batch.
