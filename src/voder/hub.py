@@ -58,6 +58,10 @@ class System:
     """What `voder train --data` takes: a folder of `voder prepare`, or of `voder tokenize`."""
     verbs: Callable[[nn.Module, checkpoint.Checkpoint], nn.Module] = lambda model, _: model
     """Turn a loaded model into the object that has the verbs, adding the parts it was fitted on."""
+    stages: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """Stages of training by name (`voder.train.stages.Stage`), in order; empty where training is one."""
+    anatomy: Callable[[Any], Mapping[str, str]] | None = None
+    """From a model configuration: the five parts it has, by the survey's names (`encoder`, …, `generator`)."""
     original: Callable[[Mapping[str, Any], Mapping[str, torch.Tensor]], nn.Module] | None = None
     """A model from the original's configuration and weights, for systems that have this one as a part."""
 

@@ -14,6 +14,7 @@ from typing import Any, Literal, final
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from voder.audio.io import AudioClip, read_audio
@@ -331,3 +332,135 @@ class Generator(nn.Module, ABC):
         row = torch.as_tensor(units, device=device_of(self)).long()[None]
         audio, lengths = self.generate_batch(row, predict_durations=predict_durations)
         return AudioClip(audio[0, :, : int(lengths[0])].float().cpu().numpy(), self.sample_rate_hz)
+
+
+class SpeakerEncoder(nn.Module, ABC):
+    """Audio to one unit vector that says whose voice it is."""
+
+    sample_rate_hz: int
+    width: int
+    """Channels of the vector."""
+
+    @abstractmethod
+    def embed_batch(self, audio: Audio, lengths: Lengths | None = None) -> Float[Tensor, "batch channel"]:
+        """Vectors of length one of a zero-padded batch at the encoder's own rate; padding changes none of them."""
+
+    @final
+    @torch.no_grad()
+    def embed(self, audio: Waveform | str | Path, sample_rate_hz: int | None = None) -> np.ndarray:
+        """The vector `[channel]` of one recording of any rate and channel count; cosines compare voices."""
+        clip = fit_clip(as_clip(audio, sample_rate_hz), sample_rate_hz=self.sample_rate_hz, channels=1)
+        return self.embed_batch(*collate_clips([clip], device_of(self)))[0].float().cpu().numpy()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What a listener says about a recording."""
+
+    text: str
+    heard_s: float
+    """Seconds of audio that were listened to."""
+    truncated: bool = False
+    """True when audio was left unheard or the text was cut."""
+    stop_reason: str = "end"
+    """`end`, or what stopped it."""
+
+
+class Listener(nn.Module, ABC):
+    """A recording and a question to an answer."""
+
+    @abstractmethod
+    def answer_batch(
+        self, clips: Sequence[AudioClip], questions: Sequence[str], *, seed: int = 0, **sampling: Any
+    ) -> list[Answer]:
+        """Answer a question about each clip (any rate and channel count), each as if it were alone."""
+
+    @final
+    def answer(
+        self,
+        audio: Waveform | str | Path,
+        question: str,
+        *,
+        sample_rate_hz: int | None = None,
+        seed: int = 0,
+        **sampling: Any,
+    ) -> Answer:
+        """Answer one question about one recording."""
+        return self.answer_batch([as_clip(audio, sample_rate_hz)], [question], seed=seed, **sampling)[0]
+
+
+class Continuer(nn.Module, ABC):
+    """The beginning of a recording to its continuation."""
+
+    @abstractmethod
+    def continue_batch(
+        self, clips: Sequence[AudioClip], *, duration_s: float, seed: int = 0, **sampling: Any
+    ) -> list[Speech]:
+        """What follows each clip, at most `duration_s` of it and without the clip, each as if it were alone."""
+
+    @final
+    def continue_clip(
+        self,
+        audio: Waveform | str | Path,
+        *,
+        duration_s: float,
+        sample_rate_hz: int | None = None,
+        seed: int = 0,
+        **sampling: Any,
+    ) -> Speech:
+        """What follows one recording."""
+        clips = [as_clip(audio, sample_rate_hz)]
+        return self.continue_batch(clips, duration_s=duration_s, seed=seed, **sampling)[0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Turn:
+    """One turn of a conversation: text, audio and images in the order in which they were given."""
+
+    role: Literal["system", "user", "assistant"]
+    parts: tuple["str | AudioClip | np.ndarray", ...]
+    """Text, clips, and images `[row, column, colour]` of bytes."""
+    stop_reason: str = "end"
+    """Of an assistant's turn: `end`, or what stopped it."""
+    truncated: bool = False
+    """True when a length limit cut the turn."""
+    missing: tuple[str, ...] = ()
+    """What could not be made, each with what is needed for it; the text was answered all the same."""
+
+    @property
+    def text(self) -> str:
+        """The text parts, joined by spaces."""
+        return " ".join(part for part in self.parts if isinstance(part, str))
+
+
+class Chatter(nn.Module, ABC):
+    """A conversation to its next turn."""
+
+    takes: tuple[Literal["text", "audio", "image"], ...]
+    """What a user's turn may hold."""
+    gives: tuple[Literal["text", "audio", "image"], ...]
+    """What an assistant's turn may hold."""
+
+    @abstractmethod
+    def reply(self, turns: Sequence[Turn], *, want: str | None = None, seed: int = 0, **sampling: Any) -> Turn:
+        """The assistant's next turn; `want` asks for one of `gives`. Text that looks like a special token stays text.
+
+        Raises:
+            InputError: a turn holds what the model does not take, or the history is longer than its context.
+        """
+
+
+class ImageTokenizer(nn.Module, ABC):
+    """Images to codes and back."""
+
+    num_tokens: int
+    """Codes of an image."""
+    codebook_size: int
+
+    @abstractmethod
+    def encode_images(self, images: Float[Tensor, "batch 3 row column"]) -> Tokens:
+        """Codes of images with values from 0 to 1."""
+
+    @abstractmethod
+    def decode_images(self, codes: Tokens) -> Float[Tensor, "batch ..."]:
+        """What an image generator is conditioned on."""
