@@ -1,5 +1,6 @@
 """The command: help at once, results on stdout, one sentence and exit code 2 for what a user can mend."""
 
+import importlib
 import json
 import os
 import re
@@ -15,11 +16,13 @@ import numpy as np
 import pytest
 import toys
 
-from voder import cli, hub, verbs
+from voder import cli, hub
 from voder.audio.io import AudioClip, is_marked_synthetic, write_audio
 from voder.errors import TextError
 from voder.evaluate.synthetic import write_recordings
 from voder.roles import Speaker, Speech, Transcriber, Transcript
+from voder.verbs import common
+from voder.verbs import models as model_verbs
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -90,7 +93,8 @@ def test_every_verb_explains_itself_with_an_example_that_parses(verb: str, run: 
     words = shlex.split(example)
     assert words[:2] == ["voder", verb]
     assert isinstance(cli._parse(verb, words[2:]), Namespace)
-    assert callable(getattr(verbs, f"run_{verb}"))
+    room = importlib.import_module(f"voder.verbs.{cli.VERBS[verb].room}")
+    assert callable(getattr(room, f"run_{verb}"))
 
 
 def test_the_overview_names_every_verb(run: Run) -> None:
@@ -277,7 +281,7 @@ def test_the_machine_options_act_and_are_undone() -> None:
     import torch
 
     before = torch.get_num_threads()
-    with verbs._machine(Namespace(device="cpu", precision="bf16", threads=before + 1)):
+    with common.machine(Namespace(device="cpu", precision="bf16", threads=before + 1)):
         assert torch.get_num_threads() == before + 1
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16
         assert not torch.is_grad_enabled()
@@ -332,14 +336,14 @@ def test_interrupts_and_faults_of_the_machine_are_one_sentence(
     def fail(args: Namespace, command: list[str]) -> int:
         raise error
 
-    monkeypatch.setattr(verbs, "run_list", fail)
+    monkeypatch.setattr(model_verbs, "run_list", fail)
     got, out, err = run("list")
     assert (got, out) == (status, "")
     assert message in sentence(err)
 
 
 def test_a_fault_of_voder_is_not_hidden(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(verbs, "run_list", lambda args, command: {}["missing"])
+    monkeypatch.setattr(model_verbs, "run_list", lambda args, command: {}["missing"])
     with pytest.raises(KeyError):
         run("list")
 
@@ -353,9 +357,9 @@ def test_a_reader_that_leaves_is_no_fault() -> None:
 
 def test_ctrl_c_in_the_middle_of_the_command_is_one_sentence() -> None:
     code = (
-        "import os, signal, sys; from voder import cli, verbs;"
+        "import os, signal, sys; from voder import cli; from voder.verbs import models;"
         "signal.signal(signal.SIGINT, signal.default_int_handler);"  # background jobs start with it ignored
-        "verbs.run_list = lambda args, command: os.kill(os.getpid(), signal.SIGINT);"
+        "models.run_list = lambda args, command: os.kill(os.getpid(), signal.SIGINT);"
         "sys.exit(cli.main(['list']))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

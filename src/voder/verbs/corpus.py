@@ -1,0 +1,47 @@
+"""Recordings in: prepare, tokenize."""
+
+import argparse
+
+from voder.verbs.common import machine
+
+
+def run_prepare(args: argparse.Namespace, command: list[str]) -> int:
+    """Check and split a corpus."""
+    from voder.corpus.prepare import prepare_corpus
+
+    report = prepare_corpus(
+        args.folder,
+        args.output,
+        strict=args.strict,
+        seed=args.seed,
+        valid_fraction=args.valid,
+        test_fraction=args.test,
+        require_text=args.require_text,
+        language=args.language,
+        licence=args.licence,
+        source=args.source,
+        workers=args.workers,
+    )
+    print(report.summary())
+    return 0
+
+
+def run_tokenize(args: argparse.Namespace, command: list[str]) -> int:
+    """Turn recordings into tokens."""
+    from voder import hub
+    from voder.corpus.tokenize import tokenize_corpus
+
+    with machine(args) as device:
+        folder = hub.locate(args.tokenizer)
+        codec = hub.load_codec(folder, device=device)
+        report = tokenize_corpus(
+            args.data,
+            codec,
+            folder,
+            args.output,
+            device=device,
+            num_codebooks=args.num_codebooks,
+            strict=args.strict,
+        )
+    print(report.summary())
+    return 0
