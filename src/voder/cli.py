@@ -40,7 +40,7 @@ def _nearest(name: str, allowed: Sequence[str]) -> str:
 
 
 def _overview() -> Parser:
-    rows = "\n".join(f"  {name:<12}{verb.summary}" for name, verb in VERBS.items())
+    rows = "\n".join(f"  {name:<14}{verb.summary}" for name, verb in VERBS.items())
     parser = Parser(
         prog="voder",
         usage="voder VERB [options]",
@@ -62,9 +62,10 @@ def _parser(name: str) -> Parser:
 def _parse(name: str, arguments: Sequence[str]) -> argparse.Namespace:
     parser = _parser(name)
     parsed, unknown = parser.parse_known_args(arguments)
-    if name == "train":  # name=value may stand anywhere, where argparse no longer expects them
+    given = {"train": "overrides", "convert": "more"}.get(name)
+    if given is not None:  # name=value may stand anywhere, where argparse no longer expects them
         settings = [a for a in unknown if "=" in a and (not a.startswith("-") or "." in a.partition("=")[0])]
-        parsed.overrides += settings
+        getattr(parsed, given).extend(settings)
         unknown = [a for a in unknown if a not in settings]
     if unknown:
         parser.refuse(unknown)

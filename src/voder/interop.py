@@ -15,6 +15,7 @@ differs. Checkpoints are read as safetensors, or as torch files with `weights_on
 file.
 """
 
+import json
 import re
 import warnings
 from collections.abc import Mapping, Sequence
@@ -243,3 +244,61 @@ def _load_torch(file: Path) -> object:
         warnings.simplefilter("ignore")  # torch warns of old protocols before it decides whether it can read them
         loaded: object = torch.load(file, map_location="cpu", weights_only=True)
     return loaded
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outside:
+    """What a foreign checkpoint looks like before anybody knows whose it is."""
+
+    model_type: str = ""
+    """`model_type` of a Hugging Face folder's config.json."""
+    names: frozenset[str] = frozenset()
+    """Names of its tensors; those in sections come without the section's name."""
+    sections: frozenset[str] = frozenset()
+    """Names at the top of the file."""
+    files: frozenset[str] = frozenset()
+    """Names of the files in a folder."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Marks:
+    """What tells a system's foreign checkpoints from others: any one of these."""
+
+    model_types: tuple[str, ...] = ()
+    """Of Hugging Face folders."""
+    names: tuple[str, ...] = ()
+    """Tensors that only this system has; a prefix that ends in a dot stands for all below it."""
+    files: tuple[str, ...] = ()
+    """Sets of files in a folder, each joined with `+`."""
+
+    def fit(self, outside: Outside) -> bool:
+        """True when the checkpoint is one of these."""
+        if outside.model_type:
+            return outside.model_type in self.model_types
+        if any(set(files.split("+")) <= outside.files for files in self.files):
+            return True
+        return any(n == m or (m.endswith(".") and n.startswith(m)) for n in outside.names for m in self.names)
+
+
+def look(source: Path) -> Outside:
+    """See what a foreign checkpoint looks like; nothing runs from it.
+
+    Raises:
+        CheckpointError: damaged, or no table of tensors.
+    """
+    if not source.is_dir():
+        return _look_inside(source)
+    files = frozenset(path.name for path in source.iterdir())
+    try:
+        content = json.loads((source / "config.json").read_text(encoding="utf-8")) if "config.json" in files else {}
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{source / 'config.json'} is not readable ({error})") from error
+    kind = content.get("model_type") if isinstance(content, dict) else None
+    return Outside(model_type=kind if isinstance(kind, str) else "", files=files)
+
+
+def _look_inside(file: Path) -> Outside:
+    content = read_sections(file)
+    inner = [value for value in content.values() if isinstance(value, Mapping)]
+    names = {str(name) for table in (content, *inner) for name, value in table.items() if isinstance(value, Tensor)}
+    return Outside(names=frozenset(names), sections=frozenset(map(str, content)))

@@ -63,6 +63,8 @@ def _train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--minutes", type=float, metavar="M", help="stop after M minutes, resumable; loop.minutes=M")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="seed of weights and data order (default: 0)")
     parser.add_argument("--fresh", action="store_true", help="delete the run that is in RUN and start over")
+    parser.add_argument("--stage", metavar="NAME", help="a stage of the paper (see `voder list SYSTEM`)")
+    parser.add_argument("--dry-run", action="store_true", help="print the plan, parameters and memory, and stop")
     parser.add_argument("--print-config", action="store_true", help="print the settings as YAML and stop")
     _device(parser, precision=None)
 
@@ -82,12 +84,16 @@ def _say(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", required=True, metavar="FILE", help=".wav, .flac, .ogg, .opus or .mp3")
     parser.add_argument("--voice", metavar="FILE|SPEAKER", help="1 to 3 s of a voice, or a speaker of the training")
     parser.add_argument("--voice-text", metavar="TEXT", help="what is said in the recording given with --voice")
-    parser.add_argument("--seed", type=int, default=0, help="another seed says it another way (default: 0)")
+    _sampling(parser)
+    _device(parser)
+
+
+def _sampling(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--seed", type=int, default=0, help="another seed, another result (default: 0)")
     parser.add_argument("--greedy", action="store_true", help="always the likeliest; the options below have no part")
     parser.add_argument("--temperature", type=float, metavar="T", help="below 1 is safer, above 1 livelier")
     parser.add_argument("--top-k", type=int, metavar="K", help="choose among the K likeliest (0: all)")
     parser.add_argument("--top-p", type=float, metavar="P", help="choose among the likeliest that hold this share")
-    _device(parser)
 
 
 def _transcribe(parser: argparse.ArgumentParser) -> None:
@@ -95,6 +101,66 @@ def _transcribe(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", required=True, metavar="RUN", help="recogniser: checkpoint, run or bundled name")
     parser.add_argument("--format", choices=("txt", "json"), default="txt", help="json: an object a line")
     _device(parser)
+
+
+def _units(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("files", nargs="+", metavar="FILE", help="recordings")
+    parser.add_argument("--model", required=True, metavar="RUN", help="unit tokenizer: checkpoint, run or name")
+    parser.add_argument("--keep-repeats", action="store_true", help="a unit for every frame instead of merged repeats")
+    parser.add_argument("--format", choices=("txt", "json"), default="txt", help="json: an object a line")
+    _device(parser)
+
+
+def _resynthesize(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", metavar="FILE", help="recording")
+    parser.add_argument("--model", required=True, metavar="RUN", help="unit vocoder: checkpoint, run or name")
+    parser.add_argument("--tokenizer", metavar="RUN", help="what reads the units (default: the model's own)")
+    parser.add_argument("--predict-durations", action="store_true", help="let the vocoder decide how long units last")
+    parser.add_argument("-o", "--output", required=True, metavar="FILE", help=".wav, .flac, .ogg, .opus or .mp3")
+    _device(parser)
+
+
+def _ask(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", metavar="FILE", help="recording")
+    parser.add_argument("question", metavar="QUESTION", help="what to answer about it")
+    parser.add_argument("--model", required=True, metavar="RUN", help="a listening model: checkpoint, run or name")
+    parser.add_argument("--beam", type=_positive, metavar="N", help="beams (default: the model's own)")
+    _sampling(parser)
+    _device(parser)
+
+
+def _chat(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", required=True, metavar="RUN", help="a conversing model: checkpoint, run or name")
+    parser.add_argument("-o", "--output", default="chat", metavar="FOLDER", help="for audio and images (default: chat)")
+    parser.add_argument("--want", choices=("text", "audio", "image"), help="what to answer with (default: free)")
+    _sampling(parser)
+    _device(parser)
+
+
+def _continue(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", metavar="FILE", help="the beginning: a recording")
+    parser.add_argument("--model", required=True, metavar="RUN", help="a continuing model: checkpoint, run or name")
+    parser.add_argument("--duration", type=float, default=5.0, metavar="S", help="seconds at most (default: 5)")
+    parser.add_argument("-o", "--output", required=True, metavar="FILE", help=".wav, .flac, .ogg, .opus or .mp3")
+    _sampling(parser)
+    _device(parser)
+
+
+def _convert(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", metavar="FILE", help="a checkpoint of other software: a file or a folder")
+    parser.add_argument("-o", "--output", required=True, metavar="FOLDER", help="where to write ours")
+    parser.add_argument("--system", metavar="SYSTEM", help="whose it is (default: recognised)")
+    parser.add_argument("more", nargs="*", metavar="name=value", help="what belongs to it, as lm=FILE for encodec")
+
+
+def _export(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="RUN", help="checkpoint, run or name")
+    parser.add_argument("--layout", required=True, metavar="L", help="official, huggingface, …: see `voder list`")
+    parser.add_argument("-o", "--output", required=True, metavar="PATH", help="the file or folder to write")
+
+
+def _papers(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("query", nargs="?", metavar="QUERY", help="words of title, keywords, models or category")
 
 
 def _eval(parser: argparse.ArgumentParser) -> None:
@@ -118,6 +184,7 @@ def _demo(parser: argparse.ArgumentParser) -> None:
 
 def _list(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("system", nargs="?", metavar="SYSTEM", help="show one system's presets and settings")
+    parser.add_argument("--anatomy", action="store_true", help="show the five parts of each system")
 
 
 def _doctor(parser: argparse.ArgumentParser) -> None:
@@ -172,12 +239,64 @@ VERBS: dict[str, Verb] = {
         _transcribe,
         "voder transcribe out.wav --model runs/ears",
     ),
+    "units": Verb(
+        "speech",
+        "write down the discrete units of recordings",
+        _units,
+        "voder units in.wav --model runs/units",
+    ),
+    "resynthesize": Verb(
+        "speech",
+        "turn a recording into units and these into audio again",
+        _resynthesize,
+        "voder resynthesize in.wav --model runs/vocoder -o out.wav",
+        "What comes back is what the units say. The file's metadata says that the speech is synthetic.",
+    ),
+    "ask": Verb(
+        "conversation",
+        "ask a question about a recording",
+        _ask,
+        'voder ask in.wav "What do you hear?" --model runs/listener',
+    ),
+    "chat": Verb(
+        "conversation",
+        "talk with a model in text, audio and images",
+        _chat,
+        "voder chat --model runs/chatter -o chat/",
+        "A line is a turn. /audio FILE and /image FILE add to the next one, /new forgets, /quit ends.",
+    ),
+    "continue": Verb(
+        "speech",
+        "go on where a recording ends",
+        _continue,
+        "voder continue in.wav --model runs/continuer --duration 5 -o out.wav",
+        "The file holds the beginning and what follows; its metadata says that the speech is synthetic.",
+    ),
     "eval": Verb(
         "checks",
         "measure a model on recordings outside its training",
         _eval,
         "voder eval runs/voice --data data/ --judge runs/ears -o report/",
         "Figures are printed as a table; beside each error rate stands the judge's own on the originals.",
+    ),
+    "convert": Verb(
+        "models",
+        "turn a checkpoint of other software into one of ours",
+        _convert,
+        "voder convert encodec_24khz-d7cc33bc.th -o models/encodec lm=encodec_lm_24khz-1608e3c0.th",
+        "Every tensor must find its place; what does not is named. Nothing runs from a file.",
+    ),
+    "export": Verb(
+        "models",
+        "write a checkpoint of ours in the layout of other software",
+        _export,
+        "voder export runs/codec --layout huggingface -o models/codec-hf",
+    ),
+    "papers": Verb(
+        "models",
+        "list the literature that the systems come from",
+        _papers,
+        "voder papers codec",
     ),
     "list": Verb("models", "list systems, presets and bundled checkpoints", _list, "voder list valle"),
     "doctor": Verb("checks", "describe this installation and machine, to paste in a report", _doctor, "voder doctor"),

@@ -29,7 +29,7 @@ class Stage:
     losses: Mapping[str, float] = field(default_factory=dict)
     """Losses and their weights."""
     settings: tuple[str, ...] = ()
-    """Dotted settings as published, laid over a preset of the published size (`loop.steps=30000`)."""
+    """Dotted settings as published (`loop.steps=30000`), for presets of published size; not for `tiny` and `small`."""
     task_settings: tuple[str, ...] = ()
     """Dotted settings that make any preset train this stage (`task.stage=align`)."""
     recalled: tuple[str, ...] = ()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from voder import exits
+from voder.errors import ConfigError
 
 
 def note(text: str) -> None:
@@ -56,3 +57,16 @@ def cut_short(what: str, stop_reason: str) -> int:
     """Say that a result is partial; the exit code."""
     note(f"{what} is cut short: the longest length was reached before the end ({stop_reason})")
     return exits.PARTIAL
+
+
+def sampling_of(args: argparse.Namespace) -> dict[str, Any]:
+    """The sampling options that were given, as a model's verbs take them.
+
+    Raises:
+        ConfigError: --greedy beside options that it leaves without a part.
+    """
+    given = {"temperature": args.temperature, "top_k": args.top_k, "top_p": args.top_p}
+    given = {key: value for key, value in given.items() if value is not None}
+    if args.greedy and given:
+        raise ConfigError(f"--greedy leaves nothing for {', '.join(given)} to choose; give one or the other")
+    return {"greedy": True} if args.greedy else given

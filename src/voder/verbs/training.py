@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from voder import exits
-from voder.config import read_yaml, resolve, to_yaml
+from voder.config import nearest, read_yaml, resolve, to_yaml
 from voder.errors import ConfigError
 
 
@@ -19,19 +19,41 @@ def run_train(args: argparse.Namespace, command: list[str]) -> int:
     system = hub.find(name)
     if preset and args.preset and preset != args.preset:
         raise ConfigError(f"two presets were given, {preset} and {args.preset}; give one")
-    default = system.preset(args.preset or preset or system.default_preset)
+    chosen = args.preset or preset or system.default_preset
+    default = system.preset(chosen)
     file = Path(args.config) if args.config else None
     options = {"loop.steps": args.steps, "loop.minutes": args.minutes, "loop.precision": args.precision}
-    overrides = [f"{key}={value}" for key, value in options.items() if value is not None] + args.overrides
+    overrides = _stage_settings(system, args.stage, chosen)
+    overrides += [f"{key}={value}" for key, value in options.items() if value is not None] + args.overrides
     if args.start:
         _refuse_model_settings(args.overrides, file)
     config = resolve(default, file=file, overrides=overrides)
+    if args.dry_run:
+        from voder.evaluate.plan import describe
+
+        print(describe(system, config, preset=chosen, stage_name=args.stage))
+        return 0
     if args.print_config:
         print(to_yaml(config), end="")
         return 0
     if not args.data or not args.output:
         raise ConfigError("voder train needs --data DIR and -o RUN (see `voder train --help`)")
     return _train(args, name, config, shlex.join(["voder", *command]))
+
+
+MADE_HERE = ("tiny", "small", "demo")
+"""Presets with schedules of their own; those of published sizes take a stage's published settings."""
+
+
+def _stage_settings(system: Any, stage: str | None, preset: str) -> list[str]:
+    if stage is None:
+        return []
+    if stage not in system.stages:
+        known = nearest(stage, list(system.stages)) if system.stages else "; it has one stage only, leave --stage out"
+        raise ConfigError(f"{system.name} has no stage {stage!r}{known}")
+    value = system.stages[stage]
+    published = () if preset in MADE_HERE else value.settings
+    return [*published, *value.task_settings]
 
 
 def _train(args: argparse.Namespace, system: str, config: Any, command: str) -> int:

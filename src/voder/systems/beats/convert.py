@@ -17,7 +17,7 @@ from voder import checkpoint
 from voder.config import from_dict
 from voder.errors import CheckpointError, ConfigError
 from voder.files import atomic_path
-from voder.interop import WEIGHT_NORM, Coverage, RenameTable, Rule, export, load_foreign, read_sections
+from voder.interop import WEIGHT_NORM, Coverage, Marks, RenameTable, Rule, export, load_foreign, read_sections
 from voder.systems.beats.config import BeatsConfig
 from voder.systems.beats.model import Beats
 
@@ -117,6 +117,10 @@ def export_official(state: Mapping[str, Tensor], num_layers: int) -> dict[str, T
     return {**made, **{_SHARED.format(i=i): table.clone() for i in range(1, num_layers)}}
 
 
+LAYOUTS = {"official": "a .pt file"}
+MARKS = Marks(names=("patch_embedding.weight",))
+
+
 def import_checkpoint(source: Path, output: Path) -> Coverage:
     """Convert a published file into a checkpoint folder of ours.
 
@@ -137,7 +141,7 @@ def import_checkpoint(source: Path, output: Path) -> Coverage:
     return coverage
 
 
-def export_checkpoint(folder: Path, output: Path) -> None:
+def export_checkpoint(folder: Path, output: Path, layout: str = "official") -> None:
     """Write a checkpoint folder of ours as one file in the authors' layout.
 
     Raises:

@@ -26,7 +26,7 @@ from voder import checkpoint
 from voder.config import from_dict
 from voder.errors import CheckpointError, ConfigError
 from voder.files import atomic_path, folder_written_atomically
-from voder.interop import WEIGHT_NORM, Coverage, RenameTable, Rule, export, load_foreign, read_state
+from voder.interop import WEIGHT_NORM, Coverage, Marks, RenameTable, Rule, export, load_foreign, read_state
 from voder.nn.quantize.rvq import RVQConfig
 from voder.nn.seanet import SEANetConfig
 from voder.systems.encodec.config import PRESETS, EncodecConfig
@@ -34,6 +34,8 @@ from voder.systems.encodec.lm import EntropyLMConfig
 from voder.systems.encodec.model import EncodecCodec
 
 Layout = Literal["official", "huggingface"]
+LAYOUTS = {"official": "a .th or .safetensors file", "huggingface": "a folder that transformers loads"}
+MARKS = Marks(model_types=("encodec",), names=("encoder.model.0.conv.conv.",))
 
 
 @dataclass(frozen=True, kw_only=True)

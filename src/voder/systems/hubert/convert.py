@@ -18,7 +18,7 @@ from voder import checkpoint
 from voder.checkpoint import save_tensors
 from voder.errors import CheckpointError, ConfigError
 from voder.files import atomic_path, folder_written_atomically
-from voder.interop import WEIGHT_NORM, Coverage, RenameTable, Rule, export, load_foreign, read_state
+from voder.interop import WEIGHT_NORM, Coverage, Marks, RenameTable, Rule, export, load_foreign, read_state
 from voder.systems.hubert.config import Family, HeadConfig, HubertConfig, NetworkConfig
 from voder.systems.hubert.kmeans import load_encoder, save_with_centers
 from voder.systems.hubert.model import SpeechEncoder
@@ -251,6 +251,13 @@ def _count(state: Mapping[str, Tensor], part: str) -> int:
     return len({number for number in found if number.isdigit()})
 
 
+LAYOUTS = {"fairseq": "a file of weights", "huggingface": "a folder that transformers loads"}
+MARKS = Marks(
+    model_types=tuple(_FAMILIES),
+    names=("feature_extractor.conv_layers.0.0.weight", "w2v_encoder.w2v_model.feature_extractor.conv_layers.0.0.weight"),
+)
+
+
 def import_checkpoint(
     source: Path, output: Path, *, units: Path | None = None, layer: int | None = None, num_heads: int | None = None
 ) -> Coverage:
@@ -297,7 +304,7 @@ def import_units(encoder: str | Path, centers: Path, output: Path, *, layer: int
 
 
 def export_checkpoint(folder: Path, output: Path, layout: Layout) -> list[str]:
-    """Write a checkpoint of ours as a Hugging Face folder or a fairseq file; centres have no place in either.
+    """Write a checkpoint of ours as a Hugging Face folder or a fairseq file; returns what has no place there (centres).
 
     Raises:
         CheckpointError: not a checkpoint of this system, or weights without a place.
@@ -318,7 +325,8 @@ def export_checkpoint(folder: Path, output: Path, layout: Layout) -> list[str]:
             extractor = {"do_normalize": config.normalize, "sampling_rate": config.sample_rate_hz}
             (temporary / "preprocessor_config.json").write_text(json.dumps(extractor, indent=1))
             save_tensors(temporary / "model.safetensors", export(state, table))
-    return sorted(name for name in state if table.is_ours_only(name))
+    kept = {name for name in state if not table.is_ours_only(name)}
+    return sorted(set(checkpoint.load_state(folder)) - kept)
 
 
 def _read_huggingface(folder: Path) -> tuple[HubertConfig, dict[str, Tensor]]:

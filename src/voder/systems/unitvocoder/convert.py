@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from voder import checkpoint
+from voder.config import from_dict
 from voder.errors import CheckpointError, ConfigError
 from voder.files import atomic_path
-from voder.interop import WEIGHT_NORM, Coverage, RenameTable, Rule, export, load_foreign, read_state
+from voder.interop import WEIGHT_NORM, Coverage, Marks, RenameTable, Rule, export, load_foreign, read_state
 from voder.systems.unitvocoder.config import DurationConfig, HifiGanConfig, VocoderConfig
 from voder.systems.unitvocoder.model import UnitVocoder
 
@@ -160,6 +161,12 @@ def speecht5_config(args: Mapping[str, Any]) -> VocoderConfig:
     )
 
 
+LAYOUTS = {"fairseq": "a generator file"}
+MARKS = Marks(
+    model_types=("hifigan", "code_hifigan", "seamless_m4t", "seamless_m4t_v2"), names=("dict.weight", "conv_pre.weight_v")
+)
+
+
 def import_checkpoint(source: Path, output: Path, *, settings: Path | None = None) -> Coverage:
     """Convert a published vocoder into a checkpoint folder of ours.
 
@@ -190,6 +197,21 @@ def import_checkpoint(source: Path, output: Path, *, settings: Path | None = Non
     provenance = {"imported": {"from": source.name}}
     checkpoint.save(output, system="unitvocoder", config=config, state=model.state_dict(), provenance=provenance)
     return coverage
+
+
+def export_checkpoint(folder: Path, output: Path, layout: str = "fairseq") -> list[str]:
+    """Write a checkpoint folder of ours as fairseq's generator file.
+
+    Raises:
+        CheckpointError: not a checkpoint of this system, or weights without a place there.
+    """
+    found = checkpoint.read(folder)
+    if found.system != "unitvocoder":
+        raise CheckpointError(f"{folder} is a {found.system}; a unitvocoder is wanted here")
+    model = UnitVocoder(from_dict(VocoderConfig, found.config, where=str(folder)))
+    checkpoint.load_into(model, checkpoint.load_state(folder), folder)
+    export_generator(model, output)
+    return []
 
 
 def export_generator(model: UnitVocoder, output: Path) -> None:

@@ -21,7 +21,7 @@ from voder import checkpoint
 from voder.config import from_dict
 from voder.errors import CheckpointError, ConfigError
 from voder.files import atomic_path, folder_written_atomically
-from voder.interop import Coverage, export, load_foreign, read_state
+from voder.interop import Coverage, Marks, export, load_foreign, read_state
 from voder.systems.whisper import layouts
 from voder.systems.whisper.config import WhisperConfig
 from voder.systems.whisper.ctranslate2 import Variables, read_variables, write_variables
@@ -149,6 +149,14 @@ _HUGGINGFACE_NAMES = {
     "n_text_head": "decoder_attention_heads",
     "n_text_layer": "decoder_layers",
 }
+
+
+LAYOUTS = {
+    "openai": "a .pt file",
+    "huggingface": "a folder that transformers loads",
+    "ctranslate2": "a folder that faster-whisper loads",
+}
+MARKS = Marks(model_types=("whisper",), names=("decoder.token_embedding.weight",), files=("model.bin+config.json",))
 
 
 def import_checkpoint(source: Path, output: Path) -> Coverage:

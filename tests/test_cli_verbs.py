@@ -1,0 +1,187 @@
+"""Verbs over roles that the tests play: units, continue, ask, chat; and the plan of a training run."""
+
+import io
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import toys
+
+from voder import cli, hub
+from voder.audio.io import AudioClip, is_marked_synthetic, read_audio, write_audio
+from voder.errors import InputError
+from voder.roles import Answer, Chatter, Continuer, Listener, Speech, Turn, UnitTokenizer
+from voder.train.stages import Stage
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Run the command in an empty folder with a recording `in.wav`: exit code, stdout, stderr."""
+    monkeypatch.chdir(tmp_path)
+    write_audio("in.wav", AudioClip(np.full((1, 4000), 0.25, np.float32), 8000))
+    roles = {"UnitTokenizer": Counter(), "Continuer": Echo(), "Listener": Hearer(), "Chatter": Parrot()}
+    monkeypatch.setattr(hub, "load_role", lambda name, role, device: roles[role])
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        status = cli.main(arguments)
+        out, err = capsys.readouterr()
+        return status, out, err
+
+    return call
+
+
+class Counter(UnitTokenizer):
+    """One unit per thousand samples, each twice."""
+
+    sample_rate_hz, hop, num_units, identity = 8000, 1000, 9, "counter"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.anchor = torch.nn.Parameter(torch.zeros(1))
+
+    def units_batch(self, audio: Any, lengths: Any = None) -> Any:
+        count = audio.shape[-1] // 1000
+        return torch.arange(count)[None] // 2, torch.tensor([count])
+
+
+class Echo(Continuer):
+    """Goes on with silence at twice the rate."""
+
+    def continue_batch(self, clips: Any, *, duration_s: float, seed: int = 0, **sampling: Any) -> list[Speech]:
+        Echo.asked = (duration_s, seed, sampling)
+        samples = np.zeros((1, int(16000 * duration_s)), np.float32)
+        cut = duration_s > 1
+        return [
+            Speech(clip=AudioClip(samples, 16000), codes=np.zeros((1, 1)), stop_reason="limit", truncated=cut)
+            for _ in clips
+        ]
+
+
+class Hearer(Listener):
+    """Answers with the question."""
+
+    def answer_batch(self, clips: Any, questions: Sequence[str], *, seed: int = 0, **sampling: Any) -> list[Answer]:
+        Hearer.asked = (seed, sampling)
+        return [
+            Answer(text=f"{q} {c.num_samples}", heard_s=c.duration_s, truncated="long" in q)
+            for c, q in zip(clips, questions, strict=True)
+        ]
+
+
+class Parrot(Chatter):
+    """Says how many turns there were, in text and sound."""
+
+    takes, gives = ("text", "audio"), ("text", "audio")
+
+    def reply(self, turns: Sequence[Turn], *, want: str | None = None, seed: int = 0, **sampling: Any) -> Turn:
+        if "bad" in turns[-1].text:
+            raise InputError("that word is not liked")
+        clip = next((p for p in turns[-1].parts if isinstance(p, AudioClip)), None)
+        parts: tuple[Any, ...] = (f"turn {len(turns)}",)
+        return Turn(
+            role="assistant",
+            parts=parts if clip is None else (*parts, clip),
+            missing=("images (the package diffusers)",) if want == "audio" else (),
+        )
+
+
+def test_units_are_written_merged_or_whole(run: Run) -> None:
+    assert run("units", "in.wav", "--model", "m") == (0, "0 1\n", "")
+    assert run("units", "in.wav", "--model", "m", "--keep-repeats") == (0, "0 0 1 1\n", "")
+    status, out, _ = run("units", "in.wav", "--model", "m", "--format", "json")
+    assert json.loads(out) == {
+        "file": "in.wav",
+        "units": [0, 1],
+        "durations": [2, 2],
+        "frame_rate_hz": 8.0,
+        "heard_s": 0.5,
+        "tokenizer": "counter",
+    }
+    status, out, err = run("units", "gone.wav", "in.wav", "--model", "m")
+    assert (status, out) == (2, "in.wav: 0 1\n")
+    assert "gone.wav" in err
+
+
+def test_a_continuation_holds_the_beginning_and_what_follows(run: Run) -> None:
+    status, out, err = run(
+        "continue", "in.wav", "--model", "m", "--duration", "1", "-o", "o.wav", "--seed", "3", "--top-k", "7"
+    )
+    assert (status, out, err) == (0, "o.wav: 1.50 s\n", "")
+    assert Echo.asked == (1.0, 3, {"top_k": 7})
+    assert is_marked_synthetic("o.wav")
+    made = read_audio("o.wav")
+    assert made.sample_rate_hz == 16000
+    assert abs(made.samples[0, 4000]) > 0.2
+    assert not made.samples[0, 8100:].any()
+    status, _, err = run("continue", "in.wav", "--model", "m", "--duration", "2", "-o", "o.wav")
+    assert status == 3
+    assert "cut short" in err
+    status, _, err = run("continue", "in.wav", "--model", "m", "--duration", "nan", "-o", "p.wav")
+    assert (status, Path("p.wav").exists()) == (2, False)
+    assert "--duration is nan" in err
+
+
+def test_a_question_is_answered_on_stdout(run: Run) -> None:
+    assert run("ask", "in.wav", "what?", "--model", "m", "--beam", "3", "--seed", "2") == (0, "what? 4000\n", "")
+    assert Hearer.asked == (2, {"beam": 3})
+    status, out, err = run("ask", "in.wav", "a long one", "--model", "m")
+    assert (status, out) == (3, "a long one 4000\n")
+    assert "cut short" in err
+
+
+def test_a_conversation_survives_a_bad_turn(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    typed = "hello\nbad\n/audio gone.wav\n/image x.png\n/audio in.wav\nlisten\n/new\nagain\n\n/quit\nnever\n"
+    monkeypatch.setattr("sys.stdin", io.StringIO(typed))
+    status, out, err = run("chat", "--model", "m", "-o", "said", "--want", "audio")
+    assert status == 0
+    assert out.splitlines() == ["turn 1", "turn 3", "said/turn-002-2.wav", "turn 1"]
+    assert is_marked_synthetic("said/turn-002-2.wav")
+    for part in ("not liked; that turn is forgotten", "gone.wav", "no image", "a new conversation", "diffusers"):
+        assert part in err
+
+
+def test_a_stage_is_planned_without_building_weights(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    toys.install()
+    stage = Stage(
+        summary="learns the end",
+        section="3.2",
+        trained=("out",),
+        starts_from=("stage one",),
+        data="letters, JSON",
+        losses={"tokens": 1.0},
+        settings=("loop.steps=77",),
+        task_settings=("task.batch_size=3",),
+        recalled=("loop.steps=77",),
+    )
+    toy = toys.SYSTEMS["toylm"]
+    big = replace(toy, stages={"two": stage}, presets={**toy.presets, "paper": toys.tiny})
+    monkeypatch.setattr(hub, "find", lambda name: big)
+    status, out, err = run("train", "toylm", "--stage", "two", "--preset", "paper", "--dry-run")
+    assert (status, err) == (0, "")
+    model = toy.build(toy.preset("tiny").model)
+    trained = sum(p.numel() for n, p in model.named_parameters() if n.startswith("out"))
+    frozen = sum(p.numel() for p in model.parameters()) - trained
+    for part in (
+        "toylm/paper, stage two: learns the end (3.2)",
+        f"{trained:,} parameters",
+        f"{frozen:,} parameters",
+        "stage one",
+        "letters, JSON",
+        "tokens x 1",
+        "77, ",
+        "recalled",
+    ):
+        assert part in out
+    _, config, _ = run("train", "toylm", "--stage", "two", "--preset", "tiny", "--print-config")
+    assert "batch_size: 3" in config
+    assert "steps: 12" in config
+    status, _, err = run("train", "toylm", "--stage", "tow", "--dry-run")
+    assert status == 2
+    assert "no stage 'tow'; the nearest is 'two'" in err
