@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from voder.audio.io import AudioClip, read_audio
-from voder.errors import AudioError
+from voder.errors import AudioError, ConfigError
 from voder.shapes import Audio, Codes, Embeddings, Lengths, Mask, Tokens
 
 Waveform = AudioClip | np.ndarray | Tensor
@@ -82,6 +82,14 @@ class Encoded:
     """Loudness taken out before encoding, where the codec does so."""
 
 
+class Stream(ABC):
+    """One signal, taken and given piece by piece; what leaves in all is what the whole signal gives."""
+
+    @abstractmethod
+    def push(self, piece: Tensor | None = None, *, last: bool = False) -> Tensor:
+        """Take a piece `[batch, …, time]` of any length, or none; return what is certain by now, in time order."""
+
+
 class Codec(nn.Module, ABC):
     """Audio to codes and back."""
 
@@ -101,6 +109,27 @@ class Codec(nn.Module, ABC):
     def bitrate_bps(self) -> float:
         """Bits per second of the codes, without entropy coding."""
         return self.frame_rate_hz * self.num_codebooks * math.log2(self.codebook_size)
+
+    @property
+    def is_causal(self) -> bool:
+        """True when nothing looks ahead, so that recordings may come and go piece by piece."""
+        return False
+
+    def encoding_stream(self, num_codebooks: int | None = None) -> Stream:
+        """Encode live: push samples, get codes.
+
+        Raises:
+            ConfigError: the codec is not causal.
+        """
+        raise ConfigError(f"this {type(self).__name__} is not causal: it works on whole recordings, not piece by piece")
+
+    def decoding_stream(self) -> Stream:
+        """Decode live: push codes, get samples.
+
+        Raises:
+            ConfigError: the codec is not causal.
+        """
+        raise ConfigError(f"this {type(self).__name__} is not causal: it works on whole recordings, not piece by piece")
 
     @abstractmethod
     def encode_batch(

@@ -9,7 +9,7 @@ from voder import hub
 from voder.audio.io import AudioClip, write_audio
 from voder.config import from_dict
 from voder.data.manifest import Utterance, write_manifest
-from voder.errors import ConfigError, ManifestError, TokensError
+from voder.errors import AudioError, ConfigError, ManifestError, TokensError
 from voder.evaluate.verify import verify_fixtures
 from voder.fixtures import find_cases
 from voder.nn.seanet import SEANetConfig
@@ -289,3 +289,50 @@ def test_nothing_to_train_on_is_said(tmp_path):
         (tmp_path / f"{name}.jsonl").write_text("")
     with pytest.raises(ManifestError, match="nothing to train on"):
         task_of(trainable("tiny"), tmp_path)
+
+
+@pytest.mark.parametrize("size", [1, 33, 400, 10_000])
+def test_streamed_is_whole_for_any_cutting(size):
+    torch.manual_seed(0)
+    codec = hub.build("encodec/tiny").eval()
+    audio = 0.3 * torch.randn(2, 1, 1217)
+    whole = codec.encode_batch(audio)
+    stream = codec.encoding_stream()
+    codes = torch.cat([*map(stream.push, audio.split(size, dim=-1)), stream.push(last=True)], dim=-1)
+    assert torch.equal(codes, whole.codes)
+    stream = codec.decoding_stream()
+    heard = torch.cat([*map(stream.push, codes.split(max(1, size // codec.hop), dim=-1)), stream.push(last=True)], -1)
+    torch.testing.assert_close(heard[..., :1217], codec.decode_batch(whole), rtol=0, atol=1e-5)
+    with pytest.raises(ValueError, match="closed"):
+        stream.push(codes)
+
+
+def test_a_stream_of_few_samples_or_none_ends_well():
+    codec = hub.build("encodec/tiny").eval()
+    audio = 0.3 * torch.randn(1, 1, 5)
+    assert torch.equal(
+        codec.encoding_stream(2).push(audio, last=True), codec.encode_batch(audio, num_codebooks=2).codes
+    )
+    assert codec.encoding_stream().push(last=True).shape == (1, codec.num_codebooks, 0)
+    assert codec.decoding_stream().push(last=True).shape == (1, 1, 0)
+
+
+def test_codes_leave_a_stream_as_soon_as_a_frame_is_complete():
+    codec = hub.build("encodec/tiny").eval()
+    stream = codec.encoding_stream()
+    first = stream.push(torch.zeros(1, 1, 7 * codec.hop - 1))
+    assert first.shape[-1] == 0  # reflection reads the first seven frames
+    assert stream.push(torch.zeros(1, 1, 1)).shape[-1] == 7
+    assert stream.push(torch.zeros(1, 1, codec.hop)).shape[-1] == 1
+
+
+def test_models_that_look_ahead_refuse_to_stream_and_wrong_pieces_are_named():
+    codec = hub.build("encodec/tiny").eval()
+    wide = EncodecCodec(replace(codec.config, segment_s=0.1, normalize=True))
+    assert not wide.is_causal
+    with pytest.raises(ConfigError, match="not causal"):
+        wide.encoding_stream()
+    with pytest.raises(AudioError, match="2 channels; this codec takes 1"):
+        codec.encoding_stream().push(torch.zeros(1, 2, 9))
+    with pytest.raises(TokensError, match="codes run from"):
+        codec.decoding_stream().push(torch.full((1, 1, 9), 10_000))

@@ -1,6 +1,7 @@
 """The equalities that voder promises, checked on the `tiny` preset of a system that was trained for a few steps.
 
     batched = alone           padding and batching change no output
+    streamed = whole          piece by piece gives what the whole recording gives, pieces of any size
     cached = recomputed       the key-value cache changes no hidden state
     loaded = saved            a checkpoint read and written again has the same identity
     resumed = uninterrupted   the second half of a run, gone on with from its first half, ends in the same weights
@@ -25,17 +26,30 @@ from voder.config import to_dict
 from voder.corpus.prepare import prepare_corpus
 from voder.corpus.tokenize import tokenize_corpus
 from voder.data.manifest import Manifest
+from voder.data.paired import UNITS_FOLDER
 from voder.data.randomness import generator, torch_generator
 from voder.evaluate.suites import read_clips
 from voder.evaluate.synthetic import write_recordings
 from voder.nn.attention import causal_mask
 from voder.nn.cache import StaticCache
 from voder.nn.transformer import Transformer
-from voder.roles import Codec, Encoder, Generator, SayRequest, Speaker, Transcriber, UnitTokenizer, collate_clips
+from voder.roles import (
+    Codec,
+    Continuer,
+    Encoder,
+    Generator,
+    SayRequest,
+    Speaker,
+    Transcriber,
+    UnitTokenizer,
+    collate_clips,
+)
 from voder.train.run import RunRequest, train
 
 CODEC = "spectral"
 """Whose tokens systems that train on tokens get."""
+UNITS = "hubert"
+"""Whose units those that train on units get."""
 
 STEPS = 6
 
@@ -69,12 +83,16 @@ class Bench:
 
     def data(self, system: str) -> Path:
         """The folder that a system trains on."""
-        if hub.find(system.partition("/")[0]).trains_on == "recordings":
+        kind = hub.find(system.partition("/")[0]).trains_on
+        if kind == "recordings":
             return self.recordings
         tokens = self.folder / "tokens"
         if not tokens.exists():
             codec = checkpoint.resolve(self.trained(CODEC))
             tokenize_corpus(self.recordings, hub.load_codec(codec), codec, tokens)
+        if kind == "tokens and units" and not (tokens / UNITS_FOLDER).exists():
+            units = checkpoint.resolve(self.trained(UNITS))
+            tokenize_corpus(self.recordings, hub.load_role(units, "UnitTokenizer"), units, tokens / UNITS_FOLDER)
         return tokens
 
     def request(self, system: str, output: Path) -> RunRequest:
@@ -193,6 +211,28 @@ def _codec(codec: Codec, bench: Bench) -> Iterator[Equality]:
     yield Equality(name="batched = alone (samples)", difference=samples, tolerance=1e-4)
     repeated = _different_ids(codec.encode(clips[0]), codec.encode(clips[0]))
     yield Equality(name="repeated = first", difference=repeated, tolerance=0)
+    if codec.is_causal:
+        yield from _streamed(codec, clips)
+
+
+@torch.no_grad()
+def _streamed(codec: Codec, clips: Sequence[AudioClip]) -> Iterator[Equality]:
+    """From single samples to the whole recording at once."""
+    ids = samples = 0.0
+    for number, clip in enumerate(clips):
+        audio, _ = collate_clips([clip], torch.device("cpu"))
+        whole = codec.encode_batch(audio)
+        sound = codec.decode_batch(whole)
+        sizes = (1, codec.hop - 1, 5 * codec.hop + 3, clip.num_samples)
+        for size in sizes if number == 0 else sizes[2:]:
+            encoder, decoder = codec.encoding_stream(), codec.decoding_stream()
+            codes = torch.cat([*map(encoder.push, torch.split(audio, size, dim=-1)), encoder.push(last=True)], dim=-1)
+            ids += _different_ids(codes[0].numpy(), whole.codes[0].numpy())
+            pieces = torch.split(whole.codes, max(1, size // codec.hop), dim=-1)
+            heard = torch.cat([*map(decoder.push, pieces), decoder.push(last=True)], dim=-1)[..., : clip.num_samples]
+            samples = max(samples, _distance(heard, sound))
+    yield Equality(name="streamed = whole (codes)", difference=ids, tolerance=0)
+    yield Equality(name="streamed = whole (samples)", difference=samples, tolerance=1e-4)
 
 
 def _transcriber(transcriber: Transcriber, bench: Bench) -> Iterator[Equality]:
@@ -226,6 +266,25 @@ def _speaker(speaker: Speaker, bench: Bench) -> Iterator[Equality]:
     yield Equality(name="batched = alone (codes)", difference=ids, tolerance=0)
     yield Equality(name="batched = alone (samples)", difference=samples, tolerance=1e-4)
     first, again = (speaker.say_batch(requests[:1], seed=bench.seed)[0] for _ in range(2))
+    yield Equality(name="repeated = first", difference=_different_ids(first.codes, again.codes), tolerance=0)
+
+
+def _continuer(continuer: Continuer, bench: Bench) -> Iterator[Equality]:
+    prompts = [
+        AudioClip(clip.samples[:, : int(seconds * clip.sample_rate_hz)], clip.sample_rate_hz)
+        for clip, seconds in zip(bench.test_clips(), (0.3, 0.12, 0.2, 0.3), strict=False)
+    ]
+    ids = samples = 0.0
+    options: tuple[dict[str, Any], ...] = ({"greedy": True}, {"temperature": 1.0})
+    for sampling in options:
+        together = continuer.continue_batch(prompts, duration_s=0.3, seed=bench.seed, **sampling)
+        for prompt, speech in zip(prompts, together, strict=True):
+            alone = continuer.continue_batch([prompt], duration_s=0.3, seed=bench.seed, **sampling)[0]
+            ids += _different_ids(speech.codes, alone.codes)
+            samples = max(samples, _distance(*(torch.from_numpy(s.clip.samples) for s in (speech, alone))))
+    yield Equality(name="batched = alone (codes)", difference=ids, tolerance=0)
+    yield Equality(name="batched = alone (samples)", difference=samples, tolerance=1e-4)
+    first, again = (continuer.continue_clip(prompts[0], duration_s=0.3, seed=bench.seed) for _ in range(2))
     yield Equality(name="repeated = first", difference=_different_ids(first.codes, again.codes), tolerance=0)
 
 
@@ -275,6 +334,7 @@ ROLES: dict[type, Callable[[Any, Bench], Iterator[Equality]]] = {
     Codec: _codec,
     Transcriber: _transcriber,
     Speaker: _speaker,
+    Continuer: _continuer,
     Encoder: _encoder,
     UnitTokenizer: _unit_tokenizer,
     Generator: _generator,

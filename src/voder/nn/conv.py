@@ -121,6 +121,7 @@ class PaddedConvTranspose1d(nn.Module):
         conv = nn.ConvTranspose1d(in_channels, out_channels, kernel, stride)
         _keep_variance(conv, 1.0)
         self.conv, self.norm = _normed(conv, norm)
+        self.stride = stride
         excess = kernel - stride
         self.right = math.ceil(excess * trim_right) if causal else excess // 2
         self.left = excess - self.right
@@ -132,13 +133,13 @@ class PaddedConvTranspose1d(nn.Module):
 
 
 class ResidualLSTM(nn.Module):
-    """LSTM over time, added to its input."""
+    """LSTM over time, added to its input (once per direction)."""
 
-    def __init__(self, channels: int, num_layers: int) -> None:
+    def __init__(self, channels: int, num_layers: int, *, bidirectional: bool = False) -> None:
         super().__init__()
-        self.lstm = nn.LSTM(channels, channels, num_layers)
+        self.lstm = nn.LSTM(channels, channels, num_layers, bidirectional=bidirectional)
 
-    def forward(self, x: Signal) -> Signal:
-        """Run over `[batch, channel, frame]`."""
+    def forward(self, x: Signal) -> Float[Tensor, "batch new_channel time"]:
+        """Run over `[batch, channel, frame]`; two directions give twice the channels."""
         y, _ = self.lstm(x.permute(2, 0, 1))
-        return y.permute(1, 2, 0) + x
+        return y.permute(1, 2, 0) + x.repeat(1, 2 if self.lstm.bidirectional else 1, 1)

@@ -3,6 +3,7 @@
 from voder import hub
 from voder.systems.encodec.config import PRESETS, EncodecConfig, EncodecTaskConfig
 from voder.systems.encodec.model import EncodecCodec
+from voder.systems.encodec.stages import STAGES, anatomy
 
 
 def _task() -> type:
@@ -20,4 +21,6 @@ SYSTEM = hub.System(
     presets=PRESETS,
     default_preset="small",
     roles=("Codec",),
+    stages=STAGES,
+    anatomy=anatomy,
 )

@@ -5,7 +5,6 @@ again by triangular weights. Items of a batch are encoded as if alone: equal len
 reflection, group norm and the last frame of every strided layer depend on where a signal ends.
 """
 
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -15,12 +14,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from voder.errors import TokensError
+from voder.nn.groups import equal_groups
 from voder.nn.quantize import Quantized, ResidualVectorQuantizer, build_fsq
 from voder.nn.seanet import SEANetDecoder, SEANetEncoder
-from voder.roles import Codec, Encoded
+from voder.nn.streaming import streams
+from voder.roles import Codec, Encoded, Stream
 from voder.shapes import Audio, Codes, Latents, Lengths
 from voder.systems.encodec.config import EncodecConfig
 from voder.systems.encodec.lm import EntropyLM
+from voder.systems.encodec.stream import DecodingStream, EncodingStream
 
 _SAMPLES_AT_ONCE = 1 << 20  # bounds the activations of one pass to about 0.5 GB at 32 channels
 Part = Float[Tensor, "batch channel _"]
@@ -139,7 +141,7 @@ class EncodecCodec(Codec):
         ]
         flat = [piece for item in pieces for piece in item]
         coded: list[Segment] = [None] * len(flat)  # type: ignore[list-item]
-        for group in _equal_groups([piece.shape[-1] for piece in flat], _SAMPLES_AT_ONCE):
+        for group in equal_groups([piece.shape[-1] for piece in flat], _SAMPLES_AT_ONCE):
             together = self._encode_one(torch.stack([flat[j] for j in group]), num_codebooks)
             for row, j in enumerate(group):
                 coded[j] = _row(together, row)
@@ -170,7 +172,7 @@ class EncodecCodec(Codec):
         Raises:
             TokensError: a code is out of range.
         """
-        self._check_codes(encoded.codes)
+        self.check_codes(encoded.codes)
         sizes = encoded.num_samples.tolist()
         plans = [self._frame_plan(f, n) for f, n in zip(encoded.lengths.tolist(), sizes, strict=True)]
         flat: list[Segment] = []
@@ -179,7 +181,7 @@ class EncodecCodec(Codec):
                 scale = None if encoded.scale is None else encoded.scale[i, s].view(1, 1)
                 flat.append(Segment(codes=part[None], scale=scale))
         decoded: list[Audio] = [None] * len(flat)  # type: ignore[list-item]
-        for group in _equal_groups([s.codes.shape[-1] * self.hop for s in flat], _SAMPLES_AT_ONCE):
+        for group in equal_groups([s.codes.shape[-1] * self.hop for s in flat], _SAMPLES_AT_ONCE):
             together = self._decode_one(_stack([flat[j] for j in group]))
             for row, j in enumerate(group):
                 decoded[j] = together[row : row + 1]
@@ -202,7 +204,25 @@ class EncodecCodec(Codec):
         full = num_frames if self.config.segment_samples is None else -(-self.config.segment_samples // self.hop)
         return [min(full, num_frames - start) for start in range(0, num_frames, max(full, 1))]
 
-    def _check_codes(self, codes: Codes) -> None:
+    @property
+    def is_causal(self) -> bool:
+        """True of the 24 kHz model, not of the 48 kHz one, which works by segments."""
+        return self.config.segment_samples is None and streams(self.encoder) and streams(self.decoder)
+
+    def encoding_stream(self, num_codebooks: int | None = None) -> Stream:
+        """Encode live: push samples, get codes; all of them are those of the whole recording."""
+        return EncodingStream(self, num_codebooks) if self.is_causal else super().encoding_stream(num_codebooks)
+
+    def decoding_stream(self) -> Stream:
+        """Decode live: push codes, get samples."""
+        return DecodingStream(self) if self.is_causal else super().decoding_stream()
+
+    def check_codes(self, codes: Codes) -> None:
+        """Refuse codes that this codec does not have.
+
+        Raises:
+            TokensError: a code or the number of codebooks is out of range.
+        """
         if not 1 <= codes.shape[1] <= self.num_codebooks:
             raise TokensError(f"the codes have {codes.shape[1]} codebooks; this codec has 1 to {self.num_codebooks}")
         if codes.numel() and not 0 <= int(codes.min()) <= int(codes.max()) < self.codebook_size:
@@ -226,16 +246,6 @@ def overlap_add(parts: Sequence[Part], stride: int) -> Audio:
         total[..., span] += weighted * part
         weight[span] += weighted
     return total / weight
-
-
-def _equal_groups(sizes: Sequence[int], most: int) -> Iterator[list[int]]:
-    """Positions of equal size, in runs whose sizes sum to at most `most`."""
-    by_size: dict[int, list[int]] = defaultdict(list)
-    for position, size in enumerate(sizes):
-        by_size[size].append(position)
-    for size, positions in by_size.items():
-        step = max(1, most // max(size, 1))
-        yield from (positions[i : i + step] for i in range(0, len(positions), step))
 
 
 def _split(values: Sequence[_Item], counts: Iterable[int]) -> Iterator[Sequence[_Item]]:
