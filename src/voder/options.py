@@ -48,6 +48,10 @@ def _prepare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--test", type=float, default=0.05, metavar="SHARE", help="test share (default: 0.05)")
     for name in ("language", "licence", "source"):
         parser.add_argument(f"--{name}", metavar="TEXT", help=f"{name} of recordings that do not say theirs")
+    parser.add_argument(
+        "--min-duration", type=float, default=0.05, metavar="S", help="leave out shorter (default: 0.05)"
+    )
+    parser.add_argument("--max-duration", type=float, metavar="S", help="leave out longer recordings (default: none)")
     parser.add_argument("--workers", type=_positive, metavar="N", help="processes that read (default: all processors)")
 
 
@@ -71,8 +75,12 @@ def _train(parser: argparse.ArgumentParser) -> None:
 
 def _tokenize(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("data", metavar="DATA", help="folder of `voder prepare`")
-    parser.add_argument("--tokenizer", required=True, metavar="RUN", help="codec: checkpoint, run or bundled name")
+    parser.add_argument(
+        "--tokenizer", required=True, metavar="RUN", help="codec or unit tokenizer: checkpoint, run or name"
+    )
     parser.add_argument("-o", "--output", required=True, metavar="DIR", help="folder for the tokens")
+    parser.add_argument("--batch-duration", type=float, default=60.0, metavar="S", help="seconds at once (default: 60)")
+    parser.add_argument("--shard-recordings", type=_positive, default=1000, metavar="N", help="a shard (default: 1000)")
     parser.add_argument("--num-codebooks", type=_positive, metavar="K", help="leading codebooks (default: all)")
     parser.add_argument("--strict", action="store_true", help="stop at the first bad recording instead of listing it")
     _device(parser)
@@ -221,7 +229,7 @@ VERBS: dict[str, Verb] = {
     ),
     "tokenize": Verb(
         "corpus",
-        "turn recordings into codec tokens, to train a voice on",
+        "turn recordings into codes or units, to train on",
         _tokenize,
         "voder tokenize data/ --tokenizer runs/codec -o tokens/",
         "Finished shards are reused when the command runs again.",

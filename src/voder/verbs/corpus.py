@@ -21,6 +21,8 @@ def run_prepare(args: argparse.Namespace, command: list[str]) -> int:
         licence=args.licence,
         source=args.source,
         workers=args.workers,
+        min_duration_s=args.min_duration,
+        max_duration_s=args.max_duration,
     )
     print(report.summary())
     return 0
@@ -33,14 +35,16 @@ def run_tokenize(args: argparse.Namespace, command: list[str]) -> int:
 
     with machine(args) as device:
         folder = hub.locate(args.tokenizer)
-        codec = hub.load_codec(folder, device=device)
+        tokenizer = hub.load_any(folder, ("Codec", "UnitTokenizer"), device=device)
         report = tokenize_corpus(
             args.data,
-            codec,
+            tokenizer,
             folder,
             args.output,
             device=device,
             num_codebooks=args.num_codebooks,
+            batch_duration_s=args.batch_duration,
+            shard_recordings=args.shard_recordings,
             strict=args.strict,
         )
     print(report.summary())

@@ -38,6 +38,10 @@ def run_train(args: argparse.Namespace, command: list[str]) -> int:
         return 0
     if not args.data or not args.output:
         raise ConfigError("voder train needs --data DIR and -o RUN (see `voder train --help`)")
+    if args.stage and not system.stages[args.stage].runs:
+        raise ConfigError(
+            f"stage {args.stage} of {name} can be planned (--dry-run) but not trained here; choose another"
+        )
     return _train(args, name, config, shlex.join(["voder", *command]))
 
 
