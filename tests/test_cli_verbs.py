@@ -2,8 +2,9 @@
 
 import io
 import json
+import re
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import toys
 from voder import cli, hub
 from voder.audio.io import AudioClip, is_marked_synthetic, read_audio, write_audio
 from voder.errors import InputError
-from voder.roles import Answer, Chatter, Continuer, Listener, Speech, Turn, UnitTokenizer
+from voder.roles import Answer, Chatter, Continuer, Listener, Speech, Transcriber, Transcript, Turn, UnitTokenizer
 from voder.train.stages import Stage
 
 Run = Callable[..., tuple[int, str, str]]
@@ -185,3 +186,77 @@ def test_a_stage_is_planned_without_building_weights(run: Run, monkeypatch: pyte
     status, _, err = run("train", "toylm", "--stage", "tow", "--dry-run")
     assert status == 2
     assert "no stage 'tow'; the nearest is 'two'" in err
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timed(Transcript):
+    """A transcript with one segment."""
+
+    language: str
+
+    def record(self) -> dict[str, Any]:
+        segment = {"start": 0.0, "end": 0.5, "text": self.text}
+        return {"text": self.text, "segments": [segment], "language": self.language}
+
+
+class Optioned(Transcriber):
+    """Says with which options it listened."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__()
+        self.options = options
+
+    def configured(self, **options: Any) -> "Optioned":
+        return Optioned(**options)
+
+    def transcribe_batch(self, clips: Any) -> list[Transcript]:
+        text = " ".join(f"{key}={value}" for key, value in sorted(self.options.items()))
+        return [Timed(text=text, heard_s=0.5, language="en") for _ in clips]
+
+
+def test_options_of_listening_reach_the_recogniser_and_formats_the_folder(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub, "load_role", lambda name, role, device: Optioned())
+    said = run(
+        "transcribe", "in.wav", "--model", "m", "--language", "de", "--task", "translate", "--beam", "5",
+        "--prompt", "Ann", "--word-timestamps", "--seed", "3",
+    )  # fmt: skip
+    expected = "beam_size=5 initial_prompt=Ann language=de seed=3 task=translate word_timestamps=True\n"
+    assert said == (0, expected, "")
+    assert run("transcribe", "in.wav", "--model", "m", "--beam", "2", "--format", "srt") == (
+        0,
+        "1\n00:00:00,000 --> 00:00:00,500\nbeam_size=2\n\n",
+        "",
+    )
+    status, out, err = run("transcribe", "in.wav", "--model", "m", "-o", "t", "--format", "txt", "--format", "vtt")
+    assert (status, out, err) == (0, "t/in.txt\nt/in.vtt\n", "")
+    assert Path("t/in.vtt").read_text().startswith("WEBVTT")
+    Path("other").mkdir()
+    write_audio("other/in.wav", read_audio("in.wav"))
+    for arguments, message in (
+        (["in.wav", "--format", "txt", "--format", "srt"], "need a folder"),
+        (["in.wav", "other/in.wav", "--format", "srt"], "needs a folder"),
+        (["in.wav", "other/in.wav", "-o", "t"], "would both be written"),
+        (["in.wav", "--format", "doc"], "no format 'doc'"),
+    ):
+        status, out, err = run("transcribe", *arguments, "--model", "m")
+        assert (status, out) == (2, "")
+        assert message in err
+
+
+def test_fetch_lists_what_can_be_had_and_offers_the_nearest_name(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VODER_HOME", str(tmp_path / "home"))
+    status, out, err = run("fetch")
+    assert (status, err) == (0, "")
+    assert re.search(r"^whisper-base +whisper +145 MB +MIT", out, re.MULTILINE)
+    status, out, err = run("fetch", "whisper-bace")
+    assert (status, out) == (2, "")
+    assert "the nearest is 'whisper-base'" in err
+    (tmp_path / "empty").mkdir()
+    status, out, err = run("fetch", "whisper-base", "--from", str(tmp_path / "empty"))
+    assert (status, out) == (2, "")
+    assert "whisper-base: speech in 99 languages" in err  # size and licence first
+    assert "MIT" in err.splitlines()[0]

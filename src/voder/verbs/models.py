@@ -1,6 +1,9 @@
-"""What there is, and what comes from elsewhere: list, papers, convert, export."""
+"""What there is, and what comes from elsewhere: list, papers, fetch, convert, export."""
 
 import argparse
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from voder.config import to_yaml
@@ -59,6 +62,53 @@ def _list_anatomy(name: str | None) -> int:
         for part, what in system.anatomy(system.preset(system.default_preset).model).items():
             print(f"  {part:<17} {what}")
     return 0
+
+
+def run_fetch(args: argparse.Namespace, command: list[str]) -> int:
+    """List what can be had, or bring it."""
+    from voder.fetch import fetch
+
+    if not args.names:
+        return _list_published()
+    for name in args.names:
+        with _download_shown(name) as progress:
+            folder = fetch(
+                name,
+                via=args.via,
+                source_folder=Path(args.source) if args.source else None,
+                fresh=args.fresh,
+                say=note,
+                progress=progress,
+            )
+        print(folder)
+    return 0
+
+
+def _list_published() -> int:
+    from voder.fetch import list_published
+
+    for offer in list_published():
+        place = "here" if offer.here else f"{offer.num_bytes / 1e6:,.0f} MB"
+        sources = " or ".join(offer.sources)
+        row = offer.published
+        print(f"{row.name:<24} {row.system:<12} {place:>9}  {row.licence:<14} {sources}")
+        print(f"{'':<24} {row.what}")
+    return 0
+
+
+@contextlib.contextmanager
+def _download_shown(name: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar with rate and time left on a terminal; nothing elsewhere."""
+    if not sys.stderr.isatty():
+        yield lambda done, total: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    columns = (TextColumn(name), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(name, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def run_papers(args: argparse.Namespace, command: list[str]) -> int:

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,31 +41,62 @@ def _voice(voice: str | None, speakers: tuple[str, ...]) -> str | Path | None:
 
 def run_transcribe(args: argparse.Namespace, command: list[str]) -> int:
     """Write down what is said in recordings; a bad file is named and the others are done."""
-    from voder import hub
+    from voder import hub, transcripts
 
+    folder = Path(args.output) if args.output else None
+    if folder is not None:
+        transcripts.check_names(args.files, folder)
+    options = {
+        "language": args.language,
+        "task": args.task,
+        "beam_size": args.beam,
+        "initial_prompt": args.prompt,
+        "word_timestamps": args.word_timestamps or None,
+        "seed": args.seed,
+    }
     statuses = {0}
     with machine(args) as device:
         transcriber = hub.load_role(args.model, "Transcriber", device=device)
-        for file in args.files:
-            try:
-                transcript = transcriber.transcribe(Path(file))
-            except InputError as error:
-                if len(args.files) == 1:
-                    raise
-                note(str(error))
+        formats = transcripts.check_formats(transcriber, args.format or ["txt"], args.model)
+        _one_stream(args, folder, formats)
+        transcriber = transcripts.configure(transcriber, options, args.model)
+        for heard in transcripts.transcribe_files(transcriber, args.files):
+            if heard.transcript is None:
+                if len(args.files) == 1 and heard.error is not None:
+                    raise heard.error
+                note(str(heard.error))
                 statuses.add(exits.USER)
                 continue
-            print(_shown(file, transcript, args), flush=True)
-            if transcript.truncated:
-                note(f"{file}: only {transcript.heard_s:.2f} s were transcribed ({transcript.stop_reason})")
+            _give(heard, folder, formats, several=len(args.files) > 1)
+            found = heard.transcript
+            if found.truncated:
+                note(f"{heard.file}: only {found.heard_s:.2f} s were transcribed ({found.stop_reason})")
                 statuses.add(exits.PARTIAL)
     return exits.USER if exits.USER in statuses else max(statuses)
 
 
-def _shown(file: str, transcript: Any, args: argparse.Namespace) -> str:
-    if args.format == "json":
-        return json.dumps({"file": file, **vars(transcript)}, ensure_ascii=False)
-    return f"{file}: {transcript.text}" if len(args.files) > 1 else transcript.text
+def _one_stream(args: argparse.Namespace, folder: Path | None, formats: Sequence[str]) -> None:
+    """What goes to the terminal must be told apart there."""
+    if folder is None and len(formats) > 1:
+        raise ConfigError(f"{' and '.join(formats)} at once need a folder: give -o FOLDER")
+    if folder is None and len(args.files) > 1 and formats[0] not in ("txt", "json"):
+        raise ConfigError(f"{formats[0]} of several files needs a folder: give -o FOLDER")
+
+
+def _give(heard: Any, folder: Path | None, formats: Sequence[Any], *, several: bool) -> None:
+    from voder import transcripts
+
+    if folder is not None:
+        for file in transcripts.write_files(heard.transcript, heard.file, folder, formats):
+            print(file, flush=True)
+    elif formats[0] == "json":
+        record = {"file": str(heard.file), **transcripts.record(heard.transcript)}
+        print(json.dumps(record, ensure_ascii=False), flush=True)
+    else:
+        text = transcripts.shown(heard.transcript, formats[0])
+        if several:  # a line for each file
+            text = f"{heard.file}: {' '.join(text.split())}\n"
+        print(text, end="", flush=True)
 
 
 def run_units(args: argparse.Namespace, command: list[str]) -> int:

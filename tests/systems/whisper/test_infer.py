@@ -146,3 +146,11 @@ def test_encoding_a_batch_gives_each_recording_its_own_states(ears, clips):
         assert len(alone) == -(-clip.num_samples // 320)
         np.testing.assert_allclose(together.values[row, together.valid[row]].numpy(), alone, atol=1e-4)
     assert not torch.allclose(early.values, together.values)
+
+
+@pytest.mark.parametrize("num_samples", [1, 159, 160, 201, 32_000, 32_001])
+def test_recordings_from_one_sample_to_a_window_and_more_come_back(ears, num_samples):
+    found = ears.transcribe(AudioClip(np.full((1, num_samples), 0.1, np.float32), 16_000))
+    assert found.heard_s == num_samples / 16_000
+    assert all(0 <= s.start_s <= s.end_s <= found.heard_s for s in found.segments)
+    assert bool(found.segments) <= (num_samples >= 160)

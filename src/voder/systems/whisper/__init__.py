@@ -6,6 +6,7 @@ from voder import hub
 from voder.checkpoint import Checkpoint
 from voder.systems.whisper.config import PRESETS, WhisperConfig, WhisperTaskConfig
 from voder.systems.whisper.model import WhisperModel
+from voder.systems.whisper.stages import STAGES, anatomy
 
 
 def _task() -> type:
@@ -31,4 +32,6 @@ SYSTEM = hub.System(
     default_preset="base",
     roles=("Transcriber", "Translator", "Encoder"),
     verbs=_verbs,
+    stages=STAGES,
+    anatomy=anatomy,
 )

