@@ -16,3 +16,12 @@ def bench(tmp_path_factory: pytest.TempPathFactory):
     from voder.evaluate.equalities import Bench
 
     return Bench(tmp_path_factory.mktemp("bench"))
+
+
+@pytest.fixture(autouse=True)
+def no_fetched_weights(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was fetched to this machine changes no test but those of real weights."""
+    if request.node.get_closest_marker("real") is None:
+        monkeypatch.setenv("VODER_HOME", str(tmp_path_factory.getbasetemp() / "no-weights"))

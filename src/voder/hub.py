@@ -154,7 +154,7 @@ def locate(name: str | Path) -> Path:
     if bundled.is_dir():
         return bundled
     fetched = fetched_folder(str(name))
-    if is_checkpoint(fetched):
+    if path.name == str(name) and is_checkpoint(fetched):
         return fetched
     rows = published()
     if str(name) in rows:
@@ -197,6 +197,11 @@ def published() -> Mapping[str, Published]:
         if importlib.util.find_spec(module) is not None:
             rows |= {row.name: row for row in getattr(importlib.import_module(module), "PUBLISHED", ())}
     return rows
+
+
+def is_fetched(name: str) -> bool:
+    """True when `voder fetch NAME` has brought it to this machine."""
+    return is_checkpoint(fetched_folder(name))
 
 
 def bundled_names() -> list[str]:

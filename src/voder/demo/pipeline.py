@@ -20,7 +20,7 @@ from voder.demo.promises import EARS_CODEC, EARS_KNOWN, EARS_NEW
 from voder.demo.recordings import WORDS
 from voder.demo.strings import Line, Takes, plan_lines
 from voder.evaluate.figures import Figure
-from voder.evaluate.suites import error_figure, evaluate_codec, hear, round_trips
+from voder.evaluate.suites import error_figure, evaluate_codec, hear, likeness_figure, round_trips
 from voder.roles import Codec, SayRequest, Speaker, Transcriber
 from voder.train.run import RunRequest, train
 
@@ -28,6 +28,8 @@ NUM_STRINGS = 120
 """Unseen strings per mode: 40 each of three, four and five digits."""
 NUM_NEW_STRINGS = 120
 """Strings said in the new speaker's voice, before and after."""
+NUM_OUTSIDE = 30
+"""Strings of each kind that a judge from outside hears: it takes half a second for each."""
 NUM_EXAMPLES = 4
 """Examples of each kind that are kept to listen to."""
 HELD_OUT_FRACTION = 0.03
@@ -168,6 +170,14 @@ def _judged(name: str, lines: Sequence[Line], clips: Sequence[AudioClip], judge:
     return error_figure(name, texts, heard, judge=title, originals=error_figure("originals", texts, originals).value)
 
 
+def _likeness(name: str, lines: Sequence[Line], clips: Sequence[AudioClip], judge: str) -> Figure:
+    """Whose voice it is: cosines to the speaker's recorded string, and of that to the prompt."""
+    encoder = hub.load_role(judge, "SpeakerEncoder")
+    recorded, prompts = [line.original for line in lines], [line.prompt for line in lines]
+    speakers = [line.speaker for line in lines]
+    return likeness_figure(name, encoder, clips, recorded, prompts, speakers, judge_name=Path(judge).name)
+
+
 def speaking(
     name: str,
     lines: Sequence[Line],
@@ -179,10 +189,12 @@ def speaking(
     tag: str,
     seed: int,
     second_judge: str | None = None,
+    voice_judge: str | None = None,
 ) -> dict[str, Any]:
     """Say lines by speaker tag or by audio prompt and let the ears judge, with the originals beside.
 
-    `second_judge` is a recogniser from outside, by name or folder, whose opinion stands beside that of the ears.
+    `second_judge` is a recogniser from outside, by name or folder, whose opinion of the first `NUM_OUTSIDE` strings
+    stands beside that of the ears; `voice_judge` a speaker encoder that says whose voice it is.
     """
     requests = [
         SayRequest(text=line.text, speaker=line.speaker)
@@ -199,7 +211,10 @@ def speaking(
     if second_judge is not None:
         outside = hub.load_role(second_judge, "Transcriber")
         title = Path(second_judge).name
-        figures.append(_judged(f"{name} ({title})", lines, [speech.clip for speech in said], outside, title))
+        few = [speech.clip for speech in said[:NUM_OUTSIDE]]
+        figures.append(_judged(f"{name} ({title})", lines[:NUM_OUTSIDE], few, outside, title))
+    if voice_judge is not None:
+        figures.append(_likeness(f"{name}: likeness of the voice", lines, [s.clip for s in said], voice_judge))
     whole = sum(a == b for a, b in zip(texts, heard, strict=True))
     examples = []
     for index in _spread(len(lines)):

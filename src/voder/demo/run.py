@@ -21,6 +21,7 @@ from voder.demo.recordings import unpack
 from voder.demo.stages import Stages
 from voder.errors import InputError
 from voder.evaluate.report import Report, write_report
+from voder.evaluate.run import OUTSIDE_JUDGE, VOICE_JUDGE
 from voder.files import write_text
 
 SCRATCH_STEPS = {"ctc": 1400, "spectral": 2200, "valle": 2800}
@@ -36,6 +37,16 @@ TUNE_OVERRIDES = (
     f"loop.evaluate_every={TUNE_STEPS}",
     f"loop.save_every={TUNE_STEPS // 4}",
 )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judges:
+    """Published judges beside the demo's own ears; None where they are not on this machine."""
+
+    second: str | None
+    """Recogniser."""
+    voice: str | None
+    """Speaker encoder."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +95,8 @@ def run_demo(
 ) -> Path:
     """Run the demo into `output` and return the path of its report.
 
-    `second_judge` names a recogniser from outside (a published Whisper that is on this machine) to judge speech too.
+    `second_judge` names a recogniser from outside to judge speech too; published judges that `voder fetch` has brought
+    (whisper-base, ge2e) are heard unasked.
 
     Raises:
         KeyboardInterrupt: it was interrupted; the same command goes on.
@@ -99,13 +111,17 @@ def run_demo(
     stages = Stages(output)
     recordings = unpack(output / "recordings")
     base = {"seed": seed, "from_scratch": from_scratch}
+    judges = Judges(
+        second=second_judge or (OUTSIDE_JUDGE if hub.is_fetched(OUTSIDE_JUDGE) else None),
+        voice=VOICE_JUDGE if hub.is_fetched(VOICE_JUDGE) else None,
+    )
     prepared = {places.data: recordings.known, places.new_data: recordings.new, places.all_data: recordings.everyone}
     for data, folder in prepared.items():
         work = partial(pipeline.prepare, folder, data, seed)
         stages.run(f"prepare_{data.name}", base, work, title=f"prepare {data}")
     if from_scratch:
         _train_all(stages, places, base, seed)
-    results = _evaluate(stages, places, base, seed, second_judge)
+    results = _evaluate(stages, places, base, seed, judges)
     report = page.build(
         stages.records,
         results,
@@ -158,9 +174,7 @@ def _train_all(stages: Stages, places: Places, base: dict[str, Any], seed: int) 
     train("train_voice", "valle", tokens, places.voice)
 
 
-def _evaluate(
-    stages: Stages, places: Places, base: dict[str, Any], seed: int, second_judge: str | None
-) -> dict[str, Any]:
+def _evaluate(stages: Stages, places: Places, base: dict[str, Any], seed: int, judges: Judges) -> dict[str, Any]:
     """Listen, compress, speak, fine-tune, speak again."""
     ears, codec = hub.load(places.ears), hub.load(places.codec)
     output, rate = places.output, codec.sample_rate_hz
@@ -172,10 +186,20 @@ def _evaluate(
     def speak(name: str, figure: str, chosen: Any, voice: str, by: str) -> None:
         def work() -> dict[str, Any]:
             return pipeline.speaking(
-                figure, chosen, hub.load(voice), ears, output, by=by, tag=name, seed=seed, second_judge=second_judge
+                figure,
+                chosen,
+                hub.load(voice),
+                ears,
+                output,
+                by=by,
+                tag=name,
+                seed=seed,
+                second_judge=judges.second,
+                voice_judge=judges.voice,
             )
 
-        results[name] = stages.run(name, base | {"second_judge": second_judge}, work, title=figure)
+        asked = {"second_judge": judges.second, "voice_judge": judges.voice}
+        results[name] = stages.run(name, base | asked, work, title=figure)
 
     results["listening"] = stages.run(
         "listening", base, lambda: pipeline.listening(ears, places.data, places.new_data), title="transcribe recordings"

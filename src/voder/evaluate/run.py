@@ -28,6 +28,7 @@ from voder.evaluate.suites import (
     evaluate_speaker,
     evaluate_transcriber,
     hear,
+    likeness_figure,
     read_clips,
     round_trips,
     spoken,
@@ -36,6 +37,10 @@ from voder.metrics.text import corpus_edits, pooled
 from voder.roles import Codec, SayRequest, Speaker, Transcriber
 
 DEFAULT_JUDGE = "ctc/demo"
+OUTSIDE_JUDGE = "whisper-base"
+"""Judges by default what is said, where `voder fetch` has brought it."""
+VOICE_JUDGE = "ge2e"
+"""Judges whose voice it is, where it was fetched."""
 PROMPT_S = 3.0
 """Longest voice prompt; longer recordings are cut to it."""
 SHOWN = 6
@@ -107,7 +112,9 @@ def _manifest(request: EvaluationRequest) -> Manifest:
 def _judge(request: EvaluationRequest, say: Callable[[str], None]) -> tuple[Transcriber, str] | None:
     """The recogniser and its name."""
     name = request.judge
-    if name is None:
+    if name is None and hub.is_fetched(OUTSIDE_JUDGE):
+        name = OUTSIDE_JUDGE
+    elif name is None:
         if not (hub.BUNDLED / DEFAULT_JUDGE).is_dir():
             return None
         name = DEFAULT_JUDGE
@@ -144,11 +151,31 @@ def _speaker(
     originals = 100 * pooled(corpus_edits(texts, hear(ears, clips))).rate
     requests = [_say_as(speaker, number, utterances, clips) for number in range(len(utterances))]
     figures, said = evaluate_speaker(speaker, requests, ears, judge_name=name, originals=originals, seed=request.seed)
+    if hub.is_fetched(VOICE_JUDGE):
+        figures.append(_likeness(utterances, clips, [speech.clip for speech in said], request))
     rows = tuple(
         (text, (("recorded", clip, False), ("spoken", speech.clip, True)))
         for text, clip, speech in list(zip(texts, clips, said, strict=True))[:SHOWN]
     )
     return Evaluation(figures=figures, sounds=rows)
+
+
+def _likeness(
+    utterances: Sequence[Utterance], clips: Sequence[AudioClip], said: Sequence[AudioClip], request: EvaluationRequest
+) -> Figure:
+    """Whether it is the speaker's voice, as the speaker encoder hears it."""
+    judge = hub.load_role(VOICE_JUDGE, "SpeakerEncoder", device=request.device)
+    speakers = [utterance.speaker for utterance in utterances]
+    again = [_another(number, speakers) for number in range(len(speakers))]
+    return likeness_figure(
+        "voice: likeness", judge, said, clips, [clips[i] for i in again], speakers, judge_name=VOICE_JUDGE
+    )
+
+
+def _another(number: int, speakers: Sequence[str | None]) -> int:
+    """Another recording of the same speaker; the same one where there is no other."""
+    others = [i for i, speaker in enumerate(speakers) if speaker == speakers[number] and i != number]
+    return others[number % len(others)] if others else number
 
 
 def _say_as(speaker: Speaker, number: int, utterances: Sequence[Utterance], clips: Sequence[AudioClip]) -> SayRequest:

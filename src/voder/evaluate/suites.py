@@ -24,7 +24,17 @@ from voder.metrics.text import (
     random_rate,
     shuffled_rate,
 )
-from voder.roles import Codec, SayRequest, Speaker, Speech, Transcriber, collate_clips, device_of, fit_clip
+from voder.roles import (
+    Codec,
+    SayRequest,
+    Speaker,
+    SpeakerEncoder,
+    Speech,
+    Transcriber,
+    collate_clips,
+    device_of,
+    fit_clip,
+)
 
 BATCH = 16
 """Clips that go through a part at once."""
@@ -206,6 +216,36 @@ def evaluate_speaker(
         ),
         Figure(name=f"{name}: cut at the length limit", value=100 * float(np.mean(cut)), unit="%", n=len(said)),
     ], said
+
+
+def likeness_figure(
+    name: str,
+    judge: SpeakerEncoder,
+    said: Sequence[AudioClip],
+    recorded: Sequence[AudioClip],
+    again: Sequence[AudioClip],
+    speakers: Sequence[str | None],
+    *,
+    judge_name: str,
+) -> Figure:
+    """How like a voice is to the one it should be: mean cosine between what was said and a recording of the speaker.
+
+    `originals` is the same between two recordings of each speaker (`recorded` and `again`), `chance` between recordings
+    of different speakers; without a second speaker there is none.
+    """
+    ours, theirs, other = (np.stack([judge.embed(clip) for clip in clips]) for clips in (said, recorded, again))
+    same = (theirs * other).sum(1)
+    apart = np.array([[a != b for b in speakers] for a in speakers])
+    return Figure(
+        name=name,
+        value=float((ours * theirs).sum(1).mean()),
+        n=len(said),
+        chance=float((theirs @ theirs.T)[apart].mean()) if apart.any() else None,
+        judge=judge_name,
+        originals=float(same.mean()),
+        note="cosine of speaker vectors; chance is between different speakers",
+        lower_is_better=False,
+    )
 
 
 def _spread(items: list[Utterance], limit: int | None) -> list[Utterance]:
