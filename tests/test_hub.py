@@ -2,7 +2,9 @@
 
 import json
 import socket
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -112,3 +114,71 @@ def test_nothing_is_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket.socket, "connect", refuse)
     with pytest.raises(CheckpointError):
         hub.load("openai/whisper-tiny.en")
+
+
+def test_a_fetched_name_is_found_in_the_cache_and_nowhere_else(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VODER_HOME", str(tmp_path / "home"))
+    folder = hub.fetched_folder("whisper-base")
+    assert folder == tmp_path / "home" / "models" / "whisper-base"
+    with pytest.raises(CheckpointError, match=r"`voder fetch whisper-base` brings it \(145 MB, MIT\)"):
+        hub.locate("whisper-base")
+    folder.parent.mkdir(parents=True)
+    checkpoint.resolve(run).rename(folder)
+    assert hub.locate("whisper-base") == folder
+    with pytest.raises(CheckpointError, match="elsewhere/whisper-base is neither a folder nor the name"):
+        hub.locate("elsewhere/whisper-base")
+
+
+def test_without_voder_home_the_cache_is_the_platforms(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("VODER_HOME", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert hub.cache_folder() == tmp_path / "voder"
+    monkeypatch.setenv("VODER_HOME", "~/weights")
+    assert hub.cache_folder() == Path.home() / "weights"
+
+
+def test_the_tables_of_all_systems_are_whole() -> None:
+    rows = hub.published()
+    assert {"whisper-base", "whisper-tiny.en"} <= rows.keys()
+    for name, row in rows.items():
+        assert name == row.name
+        assert row.system in SYSTEMS
+        assert callable(row.convert)
+        for file in row.wheels:
+            assert len(file.sha256) == 64
+            assert file.num_bytes > 0
+            assert file.members
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"channels": -4}, "describes no network"),
+        ({"channels": 2**40}, "do not fit|describes no network"),
+        ({"dilations": [1] * 100_000}, "far more layers than there are weights"),
+        ({"f_max_hz": -9000.0}, "describes no network"),
+        ({"n_fft": 2**30}, "n_fft"),
+    ],
+)
+def test_no_figure_of_a_file_decides_what_is_allocated(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+    system = hub.find("ctc")
+    config = system.preset("tiny").model
+    checkpoint.save(tmp_path / "run", system="ctc", config=config, state=system.build(config).state_dict())
+    file = tmp_path / "run" / "config.json"
+    record = json.loads(file.read_text())
+    _put(record["model"], changes)
+    file.write_text(json.dumps(record))
+    started = time.monotonic()
+    with pytest.raises(CheckpointError, match=message):
+        hub.load(tmp_path / "run")
+    assert time.monotonic() - started < 20
+
+
+def _put(model: dict[str, Any], changes: dict[str, Any]) -> None:
+    """Change settings wherever they stand."""
+    for key, value in model.items():
+        if isinstance(value, dict):
+            _put(value, changes)
+    model.update({key: value for key, value in changes.items() if key in model})

@@ -17,6 +17,7 @@ from typing import Any, Literal
 import platformdirs
 import torch
 from torch import nn
+from torch.nn.modules.module import register_module_module_registration_hook
 
 from voder import checkpoint
 from voder.config import from_dict, nearest
@@ -25,6 +26,8 @@ from voder.errors import CheckpointError, ConfigError
 from voder.files import standing
 from voder.published import Published
 
+_MODULES, _MODULES_PER_TENSOR, _BUFFERED = 1000, 50, 50_000_000
+"""How much larger than its weights a network may be: modules, and numbers in tables that are computed."""
 BUNDLED = Path(__file__).parent / "bundled"
 """Small trained checkpoints that come with the package, as bundled/<system>/<preset>."""
 INSIDE = {"spectral/demo": "valle/demo/parts/codec"}
@@ -122,9 +125,40 @@ def load_model(path: Path) -> tuple[nn.Module, checkpoint.Checkpoint, Any]:
         config: Any = from_dict(system.model_config, found.config, where=str(found.folder / checkpoint.CONFIG_FILE))
     except ConfigError as error:
         raise CheckpointError(f"{error}; the checkpoint is of another version of voder") from error
-    model = system.build(config)
-    checkpoint.load_into(model, checkpoint.load_state(found.folder), found.folder)
+    state = checkpoint.load_state(found.folder)
+    model = _build_to_fit(system, config, state, found.folder)
+    checkpoint.load_into(model, state, found.folder)
     return model, found, config
+
+
+def _build_to_fit(system: System, config: Any, state: Mapping[str, torch.Tensor], folder: Path) -> nn.Module:
+    """Build the network of some weights: first without memory, so that no figure of a file decides what is allocated.
+
+    Raises:
+        CheckpointError: the configuration describes no network, or another one than the weights'.
+    """
+    most = _MODULES + _MODULES_PER_TENSOR * len(state)
+
+    def count(*_: object) -> None:
+        nonlocal most
+        most -= 1
+        if most < 0:
+            raise ValueError("it describes far more layers than there are weights")
+
+    hook = register_module_module_registration_hook(count)
+    try:
+        with torch.device("meta"):
+            outline = system.build(config)
+        checkpoint.check_fit(outline.state_dict(), state, folder)
+        held = sum(buffer.numel() for buffer in outline.buffers())
+        if held > _BUFFERED + sum(value.numel() for value in state.values()):
+            raise ValueError(f"it describes tables of {held:,} numbers beside the weights")
+        return system.build(config)
+    except (ValueError, RuntimeError, ArithmeticError, TypeError, LookupError, AssertionError, MemoryError) as error:
+        place = folder / checkpoint.CONFIG_FILE
+        raise CheckpointError(f"{place} describes no network that can be built ({error}); copy it again") from error
+    finally:
+        hook.remove()
 
 
 def load(name: str | Path, *, device: str | torch.device = "cpu") -> Any:

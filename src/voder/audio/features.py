@@ -45,6 +45,11 @@ class MelConfig:
     padding: Padding = "center"
     """center: samples // hop + 1 frames; same: samples // hop frames."""
 
+    def __post_init__(self) -> None:
+        for name, most in (("n_fft", 65_536), ("hop", 65_536), ("num_bands", 4_096), ("sample_rate_hz", 1_000_000)):
+            if not 1 <= getattr(self, name) <= most:
+                raise ValueError(f"{name} is {getattr(self, name)}; 1 to {most} is allowed")
+
 
 def num_frames(num_samples: int, *, n_fft: int, hop: int, padding: Padding) -> int:
     """Frames that `stft` makes of so many samples."""
@@ -87,10 +92,11 @@ def mel_filterbank(
         raise ValueError(
             f"mel bands from {f_min_hz} to {top_hz} Hz do not fit 0..{sample_rate_hz / 2} Hz: change f_min_hz/f_max_hz"
         )
-    edges = hz_to_mel(torch.tensor([f_min_hz, top_hz], dtype=torch.float64), scale)
-    mels = torch.linspace(float(edges[0]), float(edges[1]), num_bands + 2, dtype=torch.float64)
-    corners_hz = mel_to_hz(mels, scale)
-    bins_hz = torch.linspace(0, sample_rate_hz / 2, n_fft // 2 + 1, dtype=torch.float64)
+    with torch.device("cpu"):  # values are read here, which the meta device of a dry run does not have
+        edges = hz_to_mel(torch.tensor([f_min_hz, top_hz], dtype=torch.float64), scale)
+        mels = torch.linspace(float(edges[0]), float(edges[1]), num_bands + 2, dtype=torch.float64)
+        corners_hz = mel_to_hz(mels, scale)
+        bins_hz = torch.linspace(0, sample_rate_hz / 2, n_fft // 2 + 1, dtype=torch.float64)
     slopes = corners_hz[:, None] - bins_hz[None, :]
     widths = corners_hz.diff()
     rising = -slopes[:-2] / widths[:-1, None]
