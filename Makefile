@@ -1,6 +1,8 @@
 # make demo   the main job on bundled recordings       make test    the tests, after installing what they need
 # make setup  only the environment                     make check   style, types, import floors
 # make clean  remove the environment and caches (never runs or data)
+# make test-slow  the tests of minutes: training killed fifty times
+# make test-real  tests with published weights: downloads them (about 350 MB, once), names what no source answers for
 #
 # Needs Python 3.11 or newer, make and a C compiler. torch comes from TORCH_INDEX: PyTorch's CPU wheels unless said
 # otherwise; with an NVIDIA GPU say `make demo TORCH_INDEX=https://download.pytorch.org/whl/cu128`, or `TORCH_INDEX=`
@@ -20,7 +22,7 @@ INSTALL := $(PIP) install --quiet --retries 2 --timeout 30
 STAMP := $(VENV)/installed
 DEV_STAMP := $(VENV)/installed-dev
 
-.PHONY: demo setup test check clean FORCE
+.PHONY: demo setup test test-slow test-real check clean FORCE
 
 demo: $(STAMP)
 	$(BIN)/voder demo $(ARGS)
@@ -29,6 +31,12 @@ setup: $(STAMP)
 
 test: $(DEV_STAMP)
 	$(BIN)/python -m pytest -n 2 --dist loadscope -m "not slow and not real" $(ARGS)
+
+test-real: $(DEV_STAMP)
+	$(BIN)/python -m pytest -m real -rs tests/real $(ARGS)
+
+test-slow: $(DEV_STAMP)
+	$(BIN)/python -m pytest -m "slow and not real" $(ARGS)
 
 check: $(DEV_STAMP)
 	PATH="$(abspath $(BIN)):$$PATH" scripts/check

@@ -5,14 +5,16 @@ import os
 import resource
 import subprocess
 import sys
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
-from voder import checkpoint
+from voder import checkpoint, hub
 from voder.errors import CheckpointError, ResourceError
 
 
@@ -151,7 +153,7 @@ KILLED_WRITERS = """
 import os, sys
 from pathlib import Path
 import toys, torch
-from voder import checkpoint
+from voder import checkpoint, files
 
 def write(folder, value, parts={}):
     state = {"weight": torch.full((3,), value)}
@@ -163,7 +165,10 @@ for number, moment in enumerate(sys.argv[2:]):
     folder = Path(sys.argv[1], str(number))
     write(folder, 1.0)
     if (child := os.fork()) == 0:
-        toys.kill_at(moment, 1)
+        how, _, function = moment.rpartition(" ")
+        if "apart" in how:  # as where the system cannot exchange two names in one step
+            files.exchange = lambda first, second: False
+        toys.happen_at(function, 1, "after" if "after" in how else "before")
         write(folder, 2.0, {"part": part})
         os._exit(0)
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
@@ -171,7 +176,14 @@ for number, moment in enumerate(sys.argv[2:]):
 
 
 def test_a_writer_killed_midway_leaves_the_old_checkpoint(tmp_path: Path) -> None:
-    moments = ["os:rename", "safetensors.torch:serialize_file", "shutil:copytree", "pathlib:Path.write_text"]
+    moments = [
+        "voder.files:exchange",
+        "safetensors.torch:serialize_file",
+        "shutil:copytree",
+        "pathlib:Path.write_text",
+        "apart os:rename",
+        "apart after os:rename",
+    ]
     done = subprocess.run(
         [sys.executable, "-c", KILLED_WRITERS, str(tmp_path), *moments],
         capture_output=True,
@@ -183,6 +195,7 @@ def test_a_writer_killed_midway_leaves_the_old_checkpoint(tmp_path: Path) -> Non
     for number in range(len(moments)):
         folder = tmp_path / str(number)
         assert checkpoint.load_state(folder)["weight"].tolist() == [1.0] * 3
+        assert checkpoint.load_state(hub.locate(folder))["weight"].tolist() == [1.0] * 3
         write(folder, 3.0)
         assert checkpoint.load_state(folder)["weight"][0, 0] == 3.0
 
@@ -192,7 +205,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_the_old_checkpoint(tmp_path: Pat
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
     try:
-        with pytest.raises(ResourceError, match=r"cannot write .*free space or choose another folder"):
+        with pytest.raises(ResourceError, match=r"cannot write .*/a/model\.safetensors: .*free space or choose"):
             checkpoint.save(folder, system="toy", config=Config(), state={"weight": torch.zeros(100, 100)})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -204,3 +217,96 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(ResourceError, match=r"cannot write .*file/below"):
         write(tmp_path / "file" / "below")
+
+
+def test_a_name_is_never_absent_while_its_folder_is_replaced(tmp_path: Path) -> None:
+    folder, seen = write(tmp_path / "a", 0.0), []
+    stop = threading.Event()
+
+    def look() -> None:
+        while not stop.is_set():
+            seen.append(folder.is_dir())
+
+    looker = threading.Thread(target=look)
+    looker.start()
+    for value in range(1, 40):
+        write(folder, float(value))
+    stop.set()
+    looker.join()
+    assert all(seen)
+    assert checkpoint.load_state(folder)["weight"][0, 0] == 39.0
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_large_files_of_parts_share_their_bytes_and_small_ones_do_not(tmp_path: Path) -> None:
+    part, cache = tmp_path / "part", tmp_path / "cache.bin"
+    large = {"weight": torch.zeros(600, 500)}
+    checkpoint.save(part, system="toy", config=Config(), state=large)
+    cache.write_bytes(bytes(2 << 20))
+    (part / "linked.bin").symlink_to(cache)
+    folder = write(tmp_path / "whole", parts={"lm": part})
+    inside = folder / "parts" / "lm"
+    assert (inside / "model.safetensors").stat().st_ino == (part / "model.safetensors").stat().st_ino
+    assert (inside / "config.json").stat().st_ino != (part / "config.json").stat().st_ino
+    assert (inside / "linked.bin").stat().st_ino == cache.stat().st_ino
+    checkpoint.save(part, system="toy", config=Config(), state={"weight": torch.ones(600, 500)})
+    assert checkpoint.load_state(inside)["weight"].sum() == 0
+
+
+def test_parts_are_copied_where_links_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    part = tmp_path / "part"
+    checkpoint.save(part, system="toy", config=Config(), state={"weight": torch.zeros(600, 500)})
+
+    def refuse(source: object, target: object) -> None:
+        raise OSError(18, "Invalid cross-device link")
+
+    monkeypatch.setattr(os, "link", refuse)
+    folder = write(tmp_path / "whole", parts={"lm": part})
+    assert checkpoint.identity(folder / "parts" / "lm") == checkpoint.identity(part)
+    assert (folder / "parts" / "lm" / "model.safetensors").stat().st_nlink == 1
+
+
+@pytest.mark.parametrize("files", [1, 2])
+def test_weights_of_a_part_are_borrowed_and_not_repeated(tmp_path: Path, files: int) -> None:
+    base = tmp_path / "base"
+    base.mkdir()
+    weights = {"a": torch.arange(3.0), "b": torch.ones(2, 2)}
+    if files == 1:
+        save_file(weights, base / "model.safetensors")
+    else:
+        for name, value in weights.items():
+            save_file({name: value}, base / f"model-{name}.safetensors")
+        places = {name: f"model-{name}.safetensors" for name in weights}
+        (base / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
+    borrowed = {"lm.a": "lm/a", "lm.b": "lm/b", "lm.tied": "lm/b"}
+    state = {"bridge": torch.full((2,), 7.0)}
+    for name in ("first", "second"):
+        checkpoint.save(
+            tmp_path / name, system="toy", config=Config(), state=state, parts={"lm": base}, borrowed=borrowed
+        )
+    assert set(load_file(tmp_path / "first" / "model.safetensors")) == {"bridge"}
+    found = checkpoint.load_state(tmp_path / "first")
+    assert {name: value.tolist() for name, value in found.items()} == {
+        "bridge": [7, 7],
+        "lm.a": [0, 1, 2],
+        "lm.b": [[1, 1], [1, 1]],
+        "lm.tied": [[1, 1], [1, 1]],
+    }
+    assert checkpoint.identity(tmp_path / "first") == checkpoint.identity(tmp_path / "second")
+    other = next((tmp_path / "second" / "parts" / "lm").glob("*.safetensors"))
+    save_file({name: value + 1 for name, value in load_file(other).items()}, other)
+    assert checkpoint.identity(tmp_path / "first") != checkpoint.identity(tmp_path / "second")
+
+
+def test_a_part_without_a_borrowed_weight_is_named(tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    base.mkdir()
+    save_file({"a": torch.ones(1)}, base / "model.safetensors")
+    folder = tmp_path / "whole"
+    checkpoint.save(folder, system="toy", config=Config(), state={}, parts={"lm": base}, borrowed={"lm.b": "lm/b"})
+    with pytest.raises(CheckpointError, match=r"lm/model\.safetensors lacks weights that .*whole borrows .* b"):
+        checkpoint.load_state(folder)
+    (base / "model.safetensors.index.json").write_text("{}")
+    checkpoint.save(folder, system="toy", config=Config(), state={}, parts={"lm": base}, borrowed={"lm.b": "lm/b"})
+    with pytest.raises(CheckpointError, match=r"index\.json does not say where b is"):
+        checkpoint.load_state(folder)

@@ -8,7 +8,16 @@ from pathlib import Path
 import pytest
 
 from voder.errors import ResourceError
-from voder.files import atomic_path, only_writer, relative_to_folder, write_text
+from voder.files import (
+    atomic_path,
+    exchange,
+    only_writer,
+    relative_to_folder,
+    remove_folder,
+    remove_leftovers,
+    standing,
+    write_text,
+)
 
 
 def test_a_failed_write_leaves_what_stood_before_and_nothing_else(tmp_path):
@@ -60,3 +69,31 @@ def test_paths_are_relative_where_more_than_the_root_is_shared():
     assert relative_to_folder(Path("/data/corpus/a.wav"), Path("/data/out")) == "../corpus/a.wav"
     assert relative_to_folder(Path("/data/out/a.wav"), Path("/data/out")) == "a.wav"
     assert relative_to_folder(Path("/corpus/a.wav"), Path("/elsewhere/out")) == "/corpus/a.wav"
+
+
+def test_two_names_change_places_or_nothing_happens(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").write_text("b")
+    assert exchange(tmp_path / "a", tmp_path / "b")
+    assert (tmp_path / "b").is_dir()
+    assert (tmp_path / "a").read_text() == "b"
+    assert not exchange(tmp_path / "a", tmp_path / "absent")
+    assert sorted(os.listdir(tmp_path)) == ["a", "b"]
+
+
+def test_what_was_moved_aside_is_found_until_it_is_put_back(tmp_path):
+    (tmp_path / ".run[1].77.old").mkdir()
+    assert standing(tmp_path / "run[1]") == tmp_path / ".run[1].77.old"
+    assert standing(tmp_path / "run1") == tmp_path / "run1"
+    remove_leftovers(tmp_path)
+    assert os.listdir(tmp_path) == ["run[1]"]
+    assert standing(tmp_path / "run[1]") == tmp_path / "run[1]"
+
+
+def test_a_folder_loses_its_name_before_its_files(tmp_path, monkeypatch):
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    monkeypatch.setattr("shutil.rmtree", lambda path, **options: None)
+    remove_folder(tmp_path / "a")
+    (left,) = os.listdir(tmp_path)
+    assert left.startswith(".a.")
+    assert left.endswith(".tmp")

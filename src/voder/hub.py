@@ -155,8 +155,8 @@ def _build_to_fit(system: System, config: Any, state: Mapping[str, torch.Tensor]
             raise ValueError(f"it describes tables of {held:,} numbers beside the weights")
         return system.build(config)
     except (ValueError, RuntimeError, ArithmeticError, TypeError, LookupError, AssertionError, MemoryError) as error:
-        place = folder / checkpoint.CONFIG_FILE
-        raise CheckpointError(f"{place} describes no network that can be built ({error}); copy it again") from error
+        place, reason = folder / checkpoint.CONFIG_FILE, " ".join(str(error).split())[:200]
+        raise CheckpointError(f"{place} describes no network that can be built ({reason}); copy it again") from error
     finally:
         hook.remove()
 

@@ -1,6 +1,7 @@
 """The loop: what a step is, and how it stops."""
 
 import json
+import signal
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -10,13 +11,31 @@ from typing import Any
 import pytest
 import torch
 import toys
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
 
+from voder import checkpoint
 from voder.config import from_dict, to_dict
 from voder.errors import CheckpointError, ConfigError, ResourceError, TrainingError
-from voder.train import Hook, LoopConfig, Loss, OptimizerConfig, ScheduleConfig, State, Task, TensorBatch
+from voder.train import (
+    Hook,
+    LoopConfig,
+    Loss,
+    OptimizerConfig,
+    ScheduleConfig,
+    State,
+    Task,
+    TensorBatch,
+    freeze_all_but,
+)
+from voder.train import loop as loop_module
 from voder.train.loop import Loop
+from voder.train.optim import clip
 from voder.train.run import train
+from voder.train.sharding import exact_parts, without_shared
+from voder.train.state import restore, save
+from voder.train.task import default_blocks
 
 CPU = torch.device("cpu")
 
@@ -196,6 +215,18 @@ def test_averages_serve_evaluation_and_raw_weights_training() -> None:
     assert task.model.training
 
 
+def test_a_second_interrupt_acts_at_once_unless_it_is_the_echo_of_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with loop_module._interrupts() as received:
+        for number in (signal.SIGINT, signal.SIGINT, signal.SIGTERM):
+            signal.raise_signal(number)
+        assert received == [signal.SIGINT]
+        monkeypatch.setattr(loop_module, "_ECHO_S", -1.0)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
 def test_hooks_see_every_step_and_the_end() -> None:
     seen: list[tuple[str, int]] = []
 
@@ -294,8 +325,6 @@ def test_fine_tuning_starts_from_the_weights_of_a_checkpoint(tmp_path: Path) -> 
         toys.request("toygan", tmp_path / "second", start=tmp_path / "first", loop__steps=1, loop__max_grad_norm=1e-12),
         say=quiet,
     )
-    from safetensors.torch import load_file
-
     name = "model.safetensors"
     first = load_file(tmp_path / "first" / "checkpoints" / "step-00000002" / name)
     second = load_file(tmp_path / "second" / "checkpoints" / "step-00000001" / name)
@@ -309,3 +338,75 @@ def test_fine_tuning_from_another_system_is_refused_and_leaves_nothing(tmp_path:
     with pytest.raises(CheckpointError, match=r"is a toygan checkpoint; toylm is being trained"):
         train(toys.request("toylm", tmp_path / "second", start=tmp_path / "first"), say=quiet)
     assert not (tmp_path / "second").exists()
+
+
+class Borrowing(Mean):
+    """A base that a part holds, and one weight on top."""
+
+    def __init__(self, base: Path) -> None:
+        super().__init__()
+        self.base = base
+        self.model.base = nn.Linear(2, 2)
+        self.model.base.load_state_dict(load_file(base / "model.safetensors"))
+        freeze_all_but(self.model, ("weight",))
+
+    def parts(self) -> dict[str, Path]:
+        return {"base": self.base}
+
+    def borrowed(self) -> dict[str, str]:
+        return {f"base.{name}": f"base/{name}" for name in ("weight", "bias")}
+
+
+@pytest.mark.parametrize("ema_decay", [None, 0.5])
+def test_a_frozen_base_is_saved_once_and_comes_back(tmp_path: Path, ema_decay: float | None) -> None:
+    base = tmp_path / "base"
+    base.mkdir()
+    save_file(nn.Linear(2, 2).state_dict(), base / "model.safetensors")
+    loop = Loop(Borrowing(base), sgd(steps=2, ema_decay=ema_decay), seed=0, device=CPU)
+    loop.fit()
+    save(loop, tmp_path / "run", system="toy", model_config=toys.ToyConfig(), provenance={})
+    folder = tmp_path / "run" / "checkpoints" / "step-00000002"
+    assert set(load_file(folder / "model.safetensors")) == {"weight"}
+    trainer = torch.load(tmp_path / "run" / "trainer" / "step-00000002.pt", weights_only=True)
+    assert set(trainer.get("model", {"weight"})) == {"weight"}
+    assert set(trainer.get("averages", {"values": {"weight"}})["values"]) == {"weight"}
+    assert set(checkpoint.load_state(folder)) == {"weight", "base.weight", "base.bias"}
+    task = Borrowing(base)
+    again = Loop(task, sgd(steps=2, ema_decay=ema_decay), seed=0, device=CPU)
+    nn.init.zeros_(task.model.base.weight)
+    restore(again, tmp_path / "run", 2)
+    assert weight_of(task) == weight_of(loop.task)
+    assert torch.equal(task.model.base.weight, load_file(base / "model.safetensors")["weight"])
+
+
+def test_blocks_are_the_entries_of_lists_unless_a_weight_is_shared_with_something_outside() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed = nn.Embedding(3, 3)
+            self.layers = nn.ModuleList([nn.Sequential(nn.Linear(3, 3), nn.ReLU()), nn.ReLU(), nn.Linear(3, 3)])
+            self.groups = nn.ModuleList([nn.ModuleList([nn.Linear(3, 3)])])
+            self.heads = nn.ModuleList([nn.Linear(3, 3, bias=False)])
+            self.heads[0].weight = self.embed.weight
+
+    net = Net()
+    found = default_blocks({"model": net, "part": net.layers[0]})
+    assert default_blocks({"bundle": nn.ModuleList([net])}) == found
+    assert found == [net.layers[0], net.layers[2], net.groups[0][0], net.heads[0]]
+    assert without_shared(found, {"model": net}) == found[:3]
+
+
+def test_clipping_scales_to_the_norm_over_all() -> None:
+    grads = [torch.tensor([3.0]), torch.tensor([[4.0]])]
+    assert clip(grads, 1.0, sharded=False) == pytest.approx(5.0)
+    assert [float(g) for g in grads] == pytest.approx([0.6, 0.8])
+    assert clip(grads, 9.0, sharded=False) == pytest.approx(1.0)
+    assert [float(g) for g in grads] == pytest.approx([0.6, 0.8])
+
+
+def test_norms_and_scales_in_a_block_stay_exact() -> None:
+    block = nn.Sequential(nn.Linear(3, 3), nn.LayerNorm(3), weight_norm(nn.Conv1d(3, 3, 1)))
+    assert exact_parts(block) == [block[2].parametrizations.weight, block[2], block[1]]
+    block.scale = nn.Parameter(torch.ones(1))
+    assert exact_parts(block)[-1] is block
+    assert exact_parts(nn.Sequential(nn.Linear(3, 3), nn.Embedding(3, 3))) == []

@@ -1,16 +1,26 @@
 """Several processes as one: ranks under `torchrun`, and sums over them.
 
-Gradients are summed over ranks by hand, in one flat buffer, after backward: it works for any Task (GAN phases,
-modules used twice, parameters unused in a step), which a wrapper around `forward` does not.
+Whole models on every rank (`loop.sharding=none`): gradients are summed by hand, in one flat buffer, after backward.
+That is data parallelism without torch's DDP, on purpose: DDP wraps `forward` and counts on one backward per forward
+through the same parameters, which a GAN's phases, a module used twice or under another method, and a parameter that a
+batch does not use break; the sum is the same, and so are the steps. What DDP adds, sums that overlap the backward,
+matters where sums are slow; models that are too large for one process are cut instead (`voder.train.sharding`).
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 from torch import nn
+
+from voder.errors import ResourceError
+
+PATIENCE = timedelta(hours=2)
+"""How long a rank waits for another: the main one evaluates and saves alone."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +50,7 @@ def join(device: torch.device) -> World:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     if not dist.is_initialized():
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
     return World(dist.get_rank(), dist.get_world_size())
 
 
@@ -48,6 +58,29 @@ def leave() -> None:
     """Leave the group that `join` joined."""
     if dist.is_initialized():
         dist.destroy_process_group()
+
+
+@contextmanager
+def named_losses_of_others(world: World) -> Iterator[None]:
+    """Say in one sentence that another process of the group has gone; why, it says itself.
+
+    Raises:
+        ResourceError: it has.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        gone = isinstance(error, dist.DistError) or any(mark in str(error) for mark in _GONE)
+        if world.size == 1 or not gone:
+            raise
+        raise ResourceError(
+            f"process {world.rank} of {world.size} lost another one, which says why; the same command goes on from the "
+            "last checkpoint"
+        ) from error
+
+
+_GONE = ("Connection closed by peer", "Connection reset by peer", "gloo/transport")
+"""What gloo's plain RuntimeErrors hold when a peer is gone."""
 
 
 def sum_in_place(tensors: Sequence[torch.Tensor], world: World) -> None:

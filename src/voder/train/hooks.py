@@ -4,7 +4,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,8 @@ class JsonLines(Hook):
 
     def on_start(self, state: State) -> None:
         if self.file.exists():
-            lines = self.file.read_text(encoding="utf-8").splitlines(keepends=True)
+            with named_os_errors(self.file):
+                lines = self.file.read_text(encoding="utf-8").splitlines(keepends=True)
             kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= state.step]
             write_text(self.file, "".join(kept if state.step else []))
 
@@ -58,19 +59,24 @@ class TensorBoard(Hook):
     def on_start(self, state: State) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self.writer = SummaryWriter(str(self.folder), purge_step=state.step or None)
+        with named_os_errors(self.folder):
+            self.writer = SummaryWriter(str(self.folder), purge_step=state.step or None)
 
     def on_step(self, state: State) -> None:
         if state.step % self.log_every == 0 or state.step == state.steps:
-            for name, value in state.recent.means().items():
-                self.writer.add_scalar(name, value, state.step)
+            self._add(state.recent.means(), state.step)
 
     def on_evaluate(self, state: State, figures: dict[str, float]) -> None:
-        for name, value in figures.items():
-            self.writer.add_scalar(f"valid/{name}", value, state.step)
+        self._add({f"valid/{name}": value for name, value in figures.items()}, state.step)
 
     def on_end(self, state: State) -> None:
-        self.writer.close()
+        with named_os_errors(self.folder):
+            self.writer.close()
+
+    def _add(self, figures: Mapping[str, float], step: int) -> None:
+        with named_os_errors(self.folder):
+            for name, value in figures.items():
+                self.writer.add_scalar(name, value, step)
 
 
 class Progress(Hook):
@@ -112,7 +118,8 @@ def _clock(seconds: float) -> str:
 class Keeper(Hook):
     """Evaluates and saves on schedule; keeps the best; writes samples to listen to at every evaluation.
 
-    Order matters: a marked checkpoint always exists, and what comes before saving is done again after a kill.
+    Order matters: a marked checkpoint always exists, and what comes before saving is done again after a kill. Of
+    several ranks the main one writes; where parameters are sharded, the others have a Keeper too and lend their pieces.
     """
 
     def __init__(
@@ -129,13 +136,19 @@ class Keeper(Hook):
         self.provenance, self.warn = provenance, warn
         self.saved: int | None = None
 
+    @property
+    def _writes(self) -> bool:
+        return self.loop().world.is_main
+
     def on_start(self, state: State) -> None:
+        self.saved = state.step or None
+        if not self._writes:
+            return
         # the mark follows the checkpoint, so a kill can fall between them
         if state.best_step is not None and (self.run / "checkpoints" / step_name(state.best_step)).is_dir():
             mark_best(self.run, state.best_step, state.best_score)
         if state.step:
             prune(self.run, self.loop().config.keep)
-            self.saved = state.step
 
     def on_step(self, state: State) -> None:
         config = self.loop().config
@@ -144,18 +157,20 @@ class Keeper(Hook):
         improved = False
         if evaluate:
             figures = self.loop().evaluate()
+            self._write_samples(state)
+        if evaluate and self._writes:
             score = figures.get("score", -float(state.step))
             improved = math.isfinite(score) and score <= state.best_score
             if improved:
                 state.best_score, state.best_step = score, state.step
             for warning in self.loop().task.warnings():
                 self.warn(warning)
-            self._write_samples(state)
         if evaluate or state.step % config.save_every == 0:
             self._save()
             if improved:
                 mark_best(self.run, state.step, state.best_score)
-            prune(self.run, config.keep)
+            if self._writes:
+                prune(self.run, config.keep)
 
     def on_end(self, state: State) -> None:
         if state.stop_reason != "end" and self.saved != state.step:
@@ -174,6 +189,9 @@ class Keeper(Hook):
 
     def _write_samples(self, state: State) -> None:
         folder = self.run / "samples" / f"step-{state.step:08d}"
-        folder.mkdir(parents=True, exist_ok=True)
-        with self.loop().exported_weights(), torch.no_grad():
-            self.loop().task.samples(folder)
+        loop = self.loop()
+        with loop.exported_weights(), torch.no_grad(), loop.gathered_precision():
+            if self._writes:
+                with named_os_errors(folder):
+                    folder.mkdir(parents=True, exist_ok=True)
+                    loop.task.samples(folder)

@@ -1,18 +1,19 @@
 """The training loop: one for GANs, language models, recognisers and alignment stages alike.
 
 A step is: for every phase that the Task yields, backward over all micro-batches, sum over ranks, divide by what
-the losses are means of, clip, step. Everything random is a function of (seed, step, rank), so a run that was
-stopped anywhere and resumed has the same losses and weights, bit for bit on the CPU.
+the losses are means of, clip, step. Everything random is a function of (seed, step, rank), so a run that was stopped
+anywhere and resumed has the same losses and weights, bit for bit on the CPU. Several processes take shares of a global
+batch, with whole parameters on each or a piece of every one (`loop.sharding`); their steps are those of one process.
 """
 
 import math
 import signal
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from types import FrameType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -23,8 +24,11 @@ from voder.devices import autocast
 from voder.errors import ResourceError, TrainingError
 from voder.train.distributed import World, broadcast_flag, share_gradients, sum_in_place
 from voder.train.means import Means
-from voder.train.optim import Averages, OptimizerConfig, ScheduleConfig, gradients, set_learning_rate
+from voder.train.optim import Averages, OptimizerConfig, ScheduleConfig, clip, gradients, set_learning_rate
 from voder.train.task import Loss, Task
+
+if TYPE_CHECKING:
+    from voder.train.sharding import Sharding
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +49,9 @@ class LoopConfig:
     """The learning rate over the steps."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """bf16 runs the networks under autocast; quantisers and spectra stay in fp32."""
+    sharding: Literal["none", "full"] = "none"
+    """With several processes: `none` keeps all parameters on each, `full` (FSDP2) a piece of every parameter, gradient
+    and moment, for models that are too large for one. The weights are the same; alone there is nothing to cut."""
     ema_decay: float | None = None
     """Evaluate and export an exponential moving average of the weights with this decay."""
     log_every: int = 20
@@ -66,6 +73,10 @@ class LoopConfig:
                 raise ValueError(f"loop.{name} is {value}; more than 0 is wanted")
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
             raise ValueError(f"loop.ema_decay is {self.ema_decay}; a number between 0 and 1 is wanted, or null")
+
+    def cuts(self, world: World) -> bool:
+        """Whether parameters are cut into pieces: alone there is nothing to cut."""
+        return self.sharding == "full" and world.size > 1
 
 
 @dataclass
@@ -121,6 +132,9 @@ class Loop:
         self.task, self.config, self.seed, self.device = task, config, seed, device
         self.world = world or World()
         self.hooks = list(hooks)
+        self.sharding = self._shard() if config.cuts(self.world) else None
+        for module in (task.model, *task.companions.values()):  # what is cut is there already, block by block
+            module.to(device)
         self.optimizers = {name: config.optimizer.build(module) for name, module in task.optimised.items()}
         self.averages = Averages(task.model, config.ema_decay) if config.ema_decay else None
         self.state = State(steps=config.steps)
@@ -129,46 +143,70 @@ class Loop:
         """Train until the steps or minutes are over, or an interrupt; hooks save what there is."""
         started = time.monotonic()
         offset = self.state.step * self.config.accumulate
-        for hook in self.hooks:
-            hook.on_start(self.state)
-        with Prefetcher(self._make_batch, start=offset) as batches, _interrupts() as interrupted:
-            while (reason := self._stop_reason(started, interrupted)) is None:
-                if self.state.step % self.config.log_every == 0:
-                    self.state.recent.clear()
-                self.state.logs = self._step(batches)
-                self.state.recent.add(self.state.logs)
-                self.state.step += 1
-                for hook in self.hooks:
-                    hook.on_step(self.state)
-        self.state.stop_reason = reason
-        for hook in self.hooks:
-            hook.on_end(self.state)
+        with _interrupts() as interrupted:
+            for hook in self.hooks:
+                hook.on_start(self.state)
+            with Prefetcher(self._make_batch, start=offset) as batches:
+                while (reason := self._stop_reason(started, interrupted)) is None:
+                    if self.state.step % self.config.log_every == 0:
+                        self.state.recent.clear()
+                    self.state.logs = self._step(batches)
+                    self.state.recent.add(self.state.logs)
+                    self.state.step += 1
+                    for hook in self.hooks:
+                        hook.on_step(self.state)
+            self.state.stop_reason = reason
+            for hook in self.hooks:
+                hook.on_end(self.state)
         return self.state
 
     @contextmanager
-    def exported_weights(self) -> Iterator[nn.Module]:
-        """The model as it is evaluated and exported: in evaluation mode, with averaged weights if asked for."""
-        model = self.task.model
+    def averaged_weights(self) -> Iterator[None]:
+        """The averages in place of the weights, if asked for; sharded ones stay so."""
         if self.averages:
-            self.averages.swap(model)
-        model.eval()
+            self.averages.swap(self.task.model)
         try:
-            yield model
+            yield
         finally:
-            model.train()
             if self.averages:
-                self.averages.swap(model)
+                self.averages.swap(self.task.model)
+
+    @contextmanager
+    def exported_weights(self) -> Iterator[nn.Module]:
+        """The model as it is evaluated and exported: in evaluation mode, averaged if asked for, whole on every rank."""
+        model = self.task.model
+        with self.averaged_weights(), self.gathered_weights():
+            model.eval()
+            try:
+                yield model
+            finally:
+                model.train()
+
+    def gathered_weights(self) -> AbstractContextManager[None]:
+        """Parameters whole on every rank, for what one rank does alone with the model; all must enter."""
+        return self.sharding.gathered() if self.sharding else nullcontext()
+
+    def gathered_precision(self) -> AbstractContextManager[Any]:
+        """Autocast where blocks are gathered in bf16, for uses of the exported model that would run in fp32."""
+        return autocast(self.device, self.config.precision) if self.sharding else nullcontext()
 
     def evaluate(self) -> dict[str, float]:
-        """Run the task's evaluation on the exported weights and tell the hooks."""
+        """Run the task's evaluation on the exported weights and tell the hooks; other ranks only lend their pieces."""
         torch.manual_seed(fold(self.seed, "evaluate"))
         precision = autocast(self.device, self.config.precision)
         with self._named_memory_errors(), self.exported_weights(), torch.no_grad(), precision:
+            if not self.world.is_main:
+                return {}
             figures = {name: float(value) for name, value in self.task.evaluate().items()}
         self.state.evaluations.append({"step": self.state.step, **figures})
         for hook in self.hooks:
             hook.on_evaluate(self.state, figures)
         return figures
+
+    def _shard(self) -> "Sharding":
+        from voder.train.sharding import Sharding  # torch's part of it takes a second to import
+
+        return Sharding(self.task, self.device, bf16=self.config.precision == "bf16")
 
     def _make_batch(self, index: int) -> Any:
         return self.task.batch(index, self.world.rank, self.world.size)
@@ -195,6 +233,8 @@ class Loop:
                 name, total_weight, figures = phase
                 logs |= self._apply(name, total_weight, figures, rate)
                 phase_index += 1
+            if self.sharding:
+                self.sharding.end_step()
         if self.averages:
             self.averages.update(self.task.model)
         return logs
@@ -207,7 +247,7 @@ class Loop:
         for micro, stream in enumerate(streams):
             torch.manual_seed(fold(self.seed, step, micro, phase_index, self.world.rank))
             with autocast(self.device, self.config.precision):
-                item = next(stream, None)
+                item = self.sharding.next_loss(stream) if self.sharding else next(stream, None)
             if item is None:
                 continue
             name, loss = item
@@ -221,24 +261,27 @@ class Loop:
     def _apply(self, name: str, weight: float, sums: dict[str, Tensor], rate: float) -> dict[str, float]:
         """Sum over ranks, turn sums into means, clip, step."""
         module, optimizer = self.task.optimised[name], self.optimizers[name]
-        share_gradients(module, self.world)
+        if self.sharding:  # whose gradients are sums over ranks already
+            self.sharding.settle_gradients(name)
+        else:
+            share_gradients(module, self.world)
+            sum_in_place(gradients([module]), self.world)
         grads = gradients([module])
         totals = torch.stack([torch.tensor(weight, dtype=torch.float64, device=self.device), *sums.values()])
-        sum_in_place(grads, self.world)
         sum_in_place([totals], self.world)
         total, *values = totals.tolist()
         means = {f"{name}/{key}": value / max(total, 1e-12) for key, value in zip(sums, values, strict=True)}
         if not math.isfinite(means[f"{name}/loss"]):
             raise TrainingError(self._not_finite(name, means))
         torch._foreach_mul_(grads, 1.0 / max(total, 1e-12))
-        norm = nn.utils.clip_grad_norm_(module.parameters(), self.config.max_grad_norm)
-        if not math.isfinite(float(norm)):
+        norm = clip(grads, self.config.max_grad_norm, sharded=self.sharding is not None)
+        if not math.isfinite(norm):
             raise TrainingError(self._not_finite(f"gradient of {name}", means))
         set_learning_rate(optimizer, rate)
         optimizer.step()
         for each in self.optimizers.values():  # a generator's loss also leaves gradients in its discriminator
             each.zero_grad(set_to_none=True)
-        return means | {f"{name}/grad_norm": float(norm)}
+        return means | {f"{name}/grad_norm": norm}
 
     def _not_finite(self, what: str, means: dict[str, float]) -> str:
         detail = ", ".join(f"{key}={value:.4g}" for key, value in means.items())
@@ -267,13 +310,22 @@ class Loop:
 
 @contextmanager
 def _interrupts() -> Iterator[list[int]]:
-    """Collect Ctrl-C and SIGTERM instead of dying in the middle of a step; a second one acts at once."""
+    """Collect Ctrl-C and SIGTERM instead of dying in the middle of a step; a second one acts at once.
+
+    Within `_ECHO_S` a second one is the first: torchrun sends its workers what the terminal has sent them already.
+    """
     received: list[int] = []
     previous: dict[int, Any] = {}
+    first_at = math.inf
 
     def note(number: int, frame: FrameType | None) -> None:
-        received.append(number)
-        signal.signal(number, previous[number])
+        nonlocal first_at
+        if not received:
+            received.append(number)
+            first_at = time.monotonic()
+        elif time.monotonic() - first_at > _ECHO_S:
+            signal.signal(number, previous[number])
+            signal.raise_signal(number)
 
     try:
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -285,3 +337,6 @@ def _interrupts() -> Iterator[list[int]]:
     finally:
         for before, handler in previous.items():
             signal.signal(before, handler)
+
+
+_ECHO_S = 1.0

@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+import torch.distributed as dist
 from torch import nn
 
 from voder.errors import ConfigError
+from voder.train.pieces import local
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,18 +99,30 @@ class Averages:
         rate = 1.0 - min(self.decay, self.steps / (self.steps + 10.0))
         for name, parameter in module.named_parameters():
             if name in self.values:
-                self.values[name].lerp_(parameter.detach(), rate)
+                local(self.values[name]).lerp_(local(parameter.detach()), rate)
 
     @torch.no_grad()
     def swap(self, module: nn.Module) -> None:
         """Exchange parameters and averages; call again to exchange back."""
         for name, parameter in module.named_parameters():
             if name in self.values:
-                kept = parameter.detach().clone()
-                parameter.copy_(self.values[name])
-                self.values[name].copy_(kept)
+                here, average = local(parameter.detach()), local(self.values[name])
+                kept = here.clone()
+                here.copy_(average)
+                average.copy_(kept)
 
 
 def gradients(modules: Iterable[nn.Module]) -> list[torch.Tensor]:
-    """The gradients that exist, in parameter order."""
-    return [p.grad for module in modules for p in module.parameters() if p.grad is not None]
+    """The gradients that exist, in parameter order; of sharded ones this process's pieces."""
+    return [local(p.grad) for module in modules for p in module.parameters() if p.grad is not None]
+
+
+def clip(grads: list[torch.Tensor], max_norm: float, *, sharded: bool) -> float:
+    """Scale gradients down to a norm over all of them, and over the pieces on all ranks; returns the norm before."""
+    norm = nn.utils.get_total_norm(grads)
+    if sharded:
+        square = norm.double().square().to(grads[0].device if grads else norm.device)
+        dist.all_reduce(square)
+        norm = square.sqrt().float()
+    torch._foreach_mul_(grads, torch.clamp(max_norm / (norm + 1e-6), max=1.0))
+    return float(norm)

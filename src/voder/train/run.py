@@ -10,13 +10,16 @@ RUN/checkpoints/, RUN/trainer/   see voder.train.state
 import json
 import platform
 import shutil
+import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext, suppress
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
@@ -66,25 +69,47 @@ def train(request: RunRequest, *, say: Callable[[str], None] = _say) -> State:
     """
     device = distributed.local_device(resolve_device(request.device))
     check_precision(device, request.config.loop.precision)
-    existed = request.output.exists()
+    with named_os_errors(request.output):
+        existed = request.output.exists()
     world = distributed.join(device)
     try:
-        # one process at a time writes a run folder; the main rank stands for all
-        with only_writer(request.output) if world.is_main else nullcontext():
-            if world.is_main:
-                if request.fresh:
-                    _remove_run(request.output)
-                remove_interrupted_writes(request.output)  # before the others look: never a file being written
-            distributed.barrier(world)
-            loop, model_config, provenance = _prepare(request, device, world, say)
-            if world.is_main:
-                loop.hooks = _hooks(request, loop, model_config, provenance, say)
-            return _run(request, loop, say if world.is_main else lambda _: None)
+        with _terminated_like_interrupted(), distributed.named_losses_of_others(world):
+            return _train_in(world, request, device, say)
     finally:
         distributed.leave()
         if not existed and world.is_main:
             with suppress(OSError):  # refused before anything was written: leave no empty folder
                 request.output.rmdir()
+
+
+def _train_in(world: distributed.World, request: RunRequest, device: torch.device, say: Callable[[str], None]) -> State:
+    # one process at a time writes a run folder; the main rank stands for all
+    with only_writer(request.output) if world.is_main else nullcontext():
+        if world.is_main:
+            if request.fresh:
+                _remove_run(request.output)
+            remove_interrupted_writes(request.output)  # before the others look: never a file being written
+        distributed.barrier(world)
+        loop, model_config, provenance = _prepare(request, device, world, say)
+        loop.hooks = _hooks(request, loop, model_config, provenance, say)
+        return _run(request, loop, say if world.is_main else lambda _: None)
+
+
+@contextmanager
+def _terminated_like_interrupted() -> Iterator[None]:
+    """SIGTERM, which clusters send, ends what is outside the loop as Ctrl-C does: a sentence, nothing half-written."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    ours = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    if ours:
+        signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        if ours:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 RUN_NAMES = ("config.yaml", "run.json", "metrics.jsonl", "tensorboard", "samples", "checkpoints", "trainer")
@@ -114,10 +139,10 @@ def _prepare(
     if start:
         state = task_class.adapt_state(checkpoint.load_state(start), start_config, model_config)
         checkpoint.load_into(model, state, start)
-    model.to(device).train()
+    model.train()
+    if not request.config.loop.cuts(world):
+        model.to(device)
     task = task_class(model, request.config.task, request.data, seed=request.seed)
-    for companion in task.companions.values():
-        companion.to(device)
     loop = Loop(task, request.config.loop, seed=request.seed, device=device, world=world)
     if start and (absent := load_companions(loop, checkpoint.resolve(start))):
         say(f"{start} has no {', '.join(absent)}: starting with fresh ones")
@@ -146,7 +171,9 @@ def _first_batch(loop: Loop) -> str:
     """What the model is and what it will see first: the check that catches most data mistakes."""
     parameters = sum(p.numel() for p in loop.task.model.parameters() if p.requires_grad)
     batch = loop.task.batch(0, loop.world.rank, loop.world.size)
-    return f"{parameters:,} parameters to train on {loop.device}\n{loop.task.describe(batch)}"
+    with loop.gathered_weights(), loop.gathered_precision():
+        described = loop.task.describe(batch)
+    return f"{parameters:,} parameters to train on {loop.device}\n{described}"
 
 
 def _hooks(
@@ -161,6 +188,8 @@ def _hooks(
         provenance=provenance,
         warn=lambda text: say(f"warning: {text}"),
     )
+    if not loop.world.is_main:
+        return [keeper] if loop.sharding else []
     return [
         JsonLines(request.output / "metrics.jsonl", every),
         TensorBoard(request.output / "tensorboard", every),
@@ -194,7 +223,7 @@ def _write_description(request: RunRequest, resolved: Any, provenance: Mapping[s
     write_text(described, to_yaml(resolved))
 
 
-LENGTHS_OF_RUN = ("loop.minutes", "loop.log_every", "loop.keep")
+LENGTHS_OF_RUN = ("loop.minutes", "loop.log_every", "loop.keep", "loop.sharding")
 """Settings that may differ when a run is resumed: they change no weight."""
 
 

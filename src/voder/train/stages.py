@@ -6,6 +6,7 @@ the task then freezes all but `Stage.trained`. `--dry-run` prints the plan witho
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 
 from torch import nn
 
@@ -21,7 +22,7 @@ class Stage:
     section: str
     """Where the paper describes it."""
     trained: tuple[str, ...] = ("",)
-    """Prefixes of the parameter names that learn ('' is all); every other parameter is frozen."""
+    """Prefixes of the parameter names that learn ('' is all, `*` any stretch: `lm.*.lora_`); all others are frozen."""
     starts_from: tuple[str, ...] = ()
     """What is loaded before: published weights, or `stage NAME`."""
     data: str
@@ -34,20 +35,27 @@ class Stage:
     """Dotted settings that make any preset train this stage (`task.stage=align`)."""
     recalled: tuple[str, ...] = ()
     """Settings above, or phrases, that are remembered rather than read from a paper or its code."""
+    runs: bool = True
+    """False where the objective is not built here: `--dry-run` shows the plan, and training is refused."""
 
 
 def freeze_all_but(model: nn.Module, prefixes: tuple[str, ...]) -> None:
-    """Freeze every parameter whose name starts with none of `prefixes`.
+    """Freeze every parameter whose name starts with none of `prefixes`, in which `*` stands for any stretch.
 
     Raises:
         ConfigError: a prefix that no parameter has.
     """
     names = [name for name, _ in model.named_parameters()]
     for prefix in prefixes:
-        if not any(name.startswith(prefix) for name in names):
+        if not any(learns(name, (prefix,)) for name in names):
             raise ConfigError(f"no parameter begins with {prefix!r}; they begin with {', '.join(_heads(names))}")
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(name.startswith(prefixes))
+        parameter.requires_grad_(learns(name, prefixes))
+
+
+def learns(name: str, prefixes: tuple[str, ...]) -> bool:
+    """Whether a parameter of this name is one that `prefixes` (as in `Stage.trained`) let learn."""
+    return any(fnmatchcase(name, f"{prefix}*") for prefix in prefixes)
 
 
 def _heads(names: list[str]) -> list[str]:

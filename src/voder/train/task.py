@@ -76,6 +76,15 @@ class Task(ABC):
         """Modules that training needs beside the model (a discriminator); saved with every checkpoint."""
         return {}
 
+    def blocks(self) -> list[nn.Module]:
+        """Modules that are sharded on their own with `loop.sharding=full`: gathered when called, and let go of after.
+
+        They must be used by calling them, on every rank alike; with bf16 what autocast casts in them is gathered in
+        bf16, so a part that turns autocast off is none. By default the entries of every ModuleList of the optimised
+        modules.
+        """
+        return default_blocks(self.optimised)
+
     @abstractmethod
     def batch(self, step: int, rank: int, world: int) -> Any:
         """The batch of micro-step `step` on one rank of `world`."""
@@ -92,8 +101,23 @@ class Task(ABC):
         """Write something to listen to or look at."""
 
     def parts(self) -> dict[str, Path]:
-        """Checkpoints that this model was fitted on, copied into its own."""
+        """Checkpoints that this model was fitted on, copied into its own (large files by hard link)."""
         return {}
+
+    def borrowed(self) -> dict[str, str]:
+        """Weights of the model that no checkpoint repeats because a part holds them: name -> `part/its name`.
+
+        For a large frozen base model: `parts` names its folder (`{"lm": folder}`), and
+        `{"lm.layers.0.weight": "lm/model.layers.0.weight", …}` its weights, so that a checkpoint holds what was
+        trained and the whole model still loads from it. The part has `model.safetensors`, or several files and an
+        index, as Hugging Face writes them. Weights that training moves must not be named here.
+        """
+        return {}
+
+    def saved_state(self) -> dict[str, Tensor]:
+        """The model's weights that every checkpoint holds: all but the borrowed."""
+        borrowed = self.borrowed()
+        return {name: value for name, value in self.model.state_dict().items() if name not in borrowed}
 
     def describe(self, batch: Any) -> str:
         """One decoded example of a batch with what carries loss, shown before the first step."""
@@ -106,3 +130,21 @@ class Task(ABC):
     def warnings(self) -> list[str]:
         """What looks wrong by now (a codebook that collapses)."""
         return []
+
+
+def default_blocks(modules: Mapping[str, nn.Module]) -> list[nn.Module]:
+    """The entries of every ModuleList that have parameters and a `forward`, outermost first and never nested.
+
+    A ModuleList that is itself optimised only bundles networks: its entries are none.
+    """
+    found: list[nn.Module] = []
+    inside: set[nn.Module] = set()
+    for module in (m for optimised in modules.values() for m in optimised.modules()):
+        if not isinstance(module, nn.ModuleList) or module in modules.values():
+            continue
+        for child in module:
+            has_forward = not isinstance(child, nn.ModuleList | nn.ModuleDict)
+            if child not in inside and has_forward and any(True for _ in child.parameters()):
+                found.append(child)
+                inside.update(child.modules())
+    return found
