@@ -273,6 +273,11 @@ def fuzz(name: str, inputs: int, seed: int, folder: Path) -> list[str]:
         read()  # good files are read
     findings: dict[str, str] = {}
     started: list[str] = []
+
+    def found(what: str, data: bytes, number: int) -> None:
+        if what not in findings:
+            findings[what] = _keep(folder, data, number)
+
     sys.addaudithook(lambda event, args: started.append(event) if event.startswith(PROGRAMS) else None)
     signal.signal(signal.SIGALRM, _too_long)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # decoders written in C remark on every damaged byte
@@ -289,19 +294,19 @@ def fuzz(name: str, inputs: int, seed: int, folder: Path) -> list[str]:
         except VoderError as error:
             refused += 1
             if "\n" in str(error):
-                findings.setdefault(f"a message of several lines: {str(error)[:80]!r}", _keep(folder, data, number))
+                found(f"a message of several lines: {str(error)[:80]!r}", data, number)
         except (Exception, Hang) as error:
-            findings.setdefault(_place(error), _keep(folder, data, number))
+            found(_place(error), data, number)
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
         spent = time.monotonic() - before
         slowest = max(slowest, spent)
         if spent > SECONDS:
-            findings.setdefault(f"{file.suffix}: slow", f"{spent:.1f} s, {_keep(folder, data, number)}")
+            found(f"{file.suffix}: slow, {spent:.1f} s", data, number)
         if _peak_mb() - peak > MEGABYTES:
-            findings.setdefault(f"{file.suffix}: {_peak_mb() - peak:.0f} MB at once", _keep(folder, data, number))
+            found(f"{file.suffix}: {_peak_mb() - peak:.0f} MB at once", data, number)
         if started:
-            findings.setdefault(f"started {started[0]}", _keep(folder, data, number))
+            found(f"started {started[0]}", data, number)
             started.clear()
         file.write_bytes(originals[index])
     minutes = (time.monotonic() - begun) / 60

@@ -43,6 +43,8 @@ class Outer:
     """A switch."""
     pair: tuple[int, str] = (1, "a")
     """Two of different kinds."""
+    extra: Inner | None = None
+    """A part that may be absent."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +65,7 @@ def test_there_and_back_is_the_same() -> None:
     ("values", "message"),
     [
         ({"nam": "y"}, r"no setting 'nam'; the nearest is 'name'"),
-        ({"zzz": 1}, r"no setting 'zzz'; allowed are inner, learning_rate, minutes, name"),
+        ({"zzz": 1}, r"no setting 'zzz'; allowed are extra, inner, learning_rate, minutes, name"),
         ({"inner": {"widht": 3}}, r"inner has no setting 'widht'; the nearest is 'width'"),
         ({"inner": {"width": "3"}}, r"inner: width is '3'; int is wanted"),
         ({"inner": {"width": True}}, r"width is True; int is wanted"),
@@ -126,6 +128,18 @@ def test_overrides_are_dotted(override: str, expected: dict[str, Any]) -> None:
 def test_bad_overrides_are_refused_by_name(override: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         resolve(Outer(), overrides=[override])
+
+
+def test_an_optional_part_has_dotted_settings_too() -> None:
+    made = resolve(Outer(), overrides=["extra.width=3"])
+    assert made.extra == Inner(width=3)
+    grown = resolve(made, overrides=["extra.shape=linear", "extra.rates=[1.0]"])
+    assert grown.extra == Inner(width=3, shape="linear", rates=(1.0,))
+    assert resolve(grown, overrides=["extra=null"]).extra is None
+    with pytest.raises(ConfigError, match=r"no setting 'extra.widht'; the nearest is 'extra.width'"):
+        resolve(Outer(), overrides=["extra.widht=3"])
+    with pytest.raises(ConfigError, match="width is 0"):
+        resolve(Outer(), overrides=["extra.width=0"])
 
 
 def test_a_file_goes_over_the_preset_and_overrides_over_the_file(tmp_path: Path) -> None:

@@ -15,10 +15,12 @@ import pytest
 import torch
 
 from voder import checkpoint, hub, roles
+from voder.audio.io import AudioClip
 from voder.config import from_dict, read_yaml, to_dict
 from voder.data.manifest import Manifest
 from voder.evaluate.equalities import Bench, check, tiny_presets
 from voder.evaluate.suites import read_clips
+from voder.nn import causal_lm
 from voder.systems import SYSTEMS
 
 every_system = pytest.mark.parametrize("system", list(SYSTEMS))
@@ -76,7 +78,7 @@ def test_a_loaded_system_has_the_roles_it_names(system: str, bench: Bench) -> No
     role = hub.load(bench.trained(system))
     assert hub.find(system).roles
     for name in hub.find(system).roles:
-        assert isinstance(role, getattr(roles, name))
+        assert isinstance(role, causal_lm.LanguageModel if name == "LanguageModel" else getattr(roles, name))
         assert hub.load_role(bench.trained(system), name) is not None
     assert not role.training
     assert not any(parameter.requires_grad for parameter in role.parameters())
@@ -117,20 +119,38 @@ def speech_of(speaker: roles.Speaker, bench: Bench) -> Callable[..., Any]:
     return lambda **options: speaker.say_batch([request], **options)[0].codes.tolist()
 
 
+def continuation_of(continuer: roles.Continuer, bench: Bench) -> Callable[..., Any]:
+    """What follows a recording under options."""
+    clip = bench.test_clips()[0]
+    prompt = AudioClip(clip.samples[:, : clip.sample_rate_hz * 3 // 10], clip.sample_rate_hz)
+    return lambda **options: continuer.continue_clip(prompt, **({"duration_s": 0.3} | options)).codes.tolist()
+
+
+SAMPLING: list[tuple[dict[str, Any], dict[str, Any]]] = [
+    ({"seed": 0}, {"seed": 1}),
+    ({"greedy": True}, {"greedy": False, "temperature": 2.0}),
+    ({"temperature": 0.01}, {"temperature": 5.0}),
+    ({"top_k": 1}, {"top_k": 0}),
+    ({"top_p": 0.001, "top_k": 0}, {"top_p": 1.0, "top_k": 0}),
+    ({"repetition_penalty": 1.0, "repetition_window": 9}, {"repetition_penalty": 50.0, "repetition_window": 9}),
+]
+
+
+def text_of(lm: causal_lm.LanguageModel, bench: Bench) -> Callable[..., Any]:
+    """What a language model says under options."""
+    return lambda **options: lm.generate_batch([[9, 8, 7]], **{"max_new": 8, **options})[0].ids
+
+
 EXTREMES: dict[type, tuple[Callable[..., Callable[..., Any]], list[tuple[dict[str, Any], dict[str, Any]]]]] = {
     roles.Codec: (codes_of, [({"num_codebooks": 1}, {"num_codebooks": 2})]),
-    roles.Speaker: (
-        speech_of,
+    roles.Speaker: (speech_of, SAMPLING),
+    roles.Continuer: (continuation_of, [*SAMPLING, ({"duration_s": 0.02}, {"duration_s": 0.3})]),
+    causal_lm.LanguageModel: (
+        text_of,
         [
-            ({"seed": 0}, {"seed": 1}),
-            ({"greedy": True}, {"greedy": False, "temperature": 2.0}),
-            ({"temperature": 0.01}, {"temperature": 5.0}),
-            ({"top_k": 1}, {"top_k": 0}),
-            ({"top_p": 0.001, "top_k": 0}, {"top_p": 1.0, "top_k": 0}),
-            (
-                {"repetition_penalty": 1.0, "repetition_window": 9},
-                {"repetition_penalty": 50.0, "repetition_window": 9},
-            ),
+            ({"seed": 0, "temperature": 2.0}, {"seed": 1, "temperature": 2.0}),
+            *SAMPLING[1:],
+            ({"max_new": 1}, {"max_new": 8}),
         ],
     ),
 }

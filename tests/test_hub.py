@@ -178,7 +178,7 @@ def test_no_figure_of_a_file_decides_what_is_allocated(changes: dict[str, Any], 
 
 def _put(model: dict[str, Any], changes: dict[str, Any]) -> None:
     """Change settings wherever they stand."""
-    for key, value in model.items():
+    for value in model.values():
         if isinstance(value, dict):
             _put(value, changes)
     model.update({key: value for key, value in changes.items() if key in model})

@@ -20,6 +20,7 @@ from voder.audio.io import AudioClip
 from voder.config import from_dict, resolve, to_dict
 from voder.errors import VoderError
 from voder.evaluate.equalities import Bench
+from voder.nn.causal_lm import LanguageModel
 from voder.systems import SYSTEMS
 
 COSTS_ALONE = {"cache_mb", "evaluate_items", "evaluate_batches", "evaluate_clips", "workers"}
@@ -35,13 +36,38 @@ CONTEXTS: dict[str, tuple[tuple[str, ...], ...]] = {
     "ctc": ((), ("task.augment.join_max=3",)),
     "hubert": ((), ("model.num_units=8",)),
     "valle": ((), ("task.joins.join_max=4",)),
+    "pengi": ((), ("model.lm.family=llama",), ("model.clip_s=0.2",)),
+    "nextgpt": ((), ("model.line=new", "model.lm.max_positions=320", "task.max_ids=300")),
+    "speechgpt": ((), ("task.stage=chain",)),
+    "llmtts": ((), ("vocabulary_tiny",), ("model.lm.family=llama",)),
+    "lm": ((), ("task.batch_items=64", "task.max_ids=8", "task.batch_ids=16")),
+    "audiolm": ((), ("model.max_coarse_s=0.3", "model.max_semantic_s=0.3")),
 }
 """Presets and settings that give others something to do: a setting must act in one of these."""
 
-TRAINING_STEPS = {"encodec": (0, 400, 401)}
+TRAINING_STEPS = {
+    "salmonn": (0, 1),
+    "encodec": (0, 400, 401),
+    "pengi": (0, 400),
+    "nextgpt": (0, 1, 2),
+    "speechtokenizer": (0, 1),
+    "soundstorm": (0, 1),
+    "speechgpt": (0, 1),
+    "anygpt": (0, 1),
+    "audiolm": (0,),
+    "llmtts": (0, 1),
+}
 """Steps looked at where the default (early, late, and one after another) costs too much."""
 
-SEEN_ELSEWHERE = {"beats": {"task.separator"}, "hubert": {"model.layer"}}
+SEEN_ELSEWHERE = {
+    "anygpt": {"model.codes.music_levels", "model.codes.audio_levels"},
+    "beats": {"task.separator"},
+    "hubert": {"model.layer"},
+    "llmtts": {"model.lm.eos_id"},
+    "ge2e": {"task.min_recordings"},
+    "salmonn": {"task.stage"},
+    "nextgpt": {"model.encoder.vision.num_heads"},
+}
 """What needs data of another kind, or fitted units, to act, and is tested beside the system."""
 
 
@@ -176,6 +202,21 @@ class Subject:
                 yield lambda clip=clip: role.transcribe(clip)
             if isinstance(role, roles.Speaker):
                 yield lambda clip=clip: role.say("abc", voice=clip, temperature=1.0).codes.tolist()
+            if isinstance(role, roles.Listener):
+                yield lambda clip=clip: role.answer(clip, "what is it?")
+        if isinstance(role, roles.Continuer):
+            for clip in (*lengths, whole):
+                yield lambda clip=clip: role.continue_clip(clip, duration_s=0.3, temperature=1.0).codes.tolist()
+        if isinstance(role, roles.Chatter):
+            parts = (whole, "what is it?") if "audio" in role.takes else ("what is it?",)
+            yield lambda: role.reply([roles.Turn(role="user", parts=parts)])
+        if isinstance(role, LanguageModel):
+            yield lambda: role.logits(torch.tensor([[5, 6, 7]]))
+            yield lambda: role.generate_batch([[5, 6, 7]], max_new=4)[0].ids
+            yield lambda: role.generate_batch([[5, 6, 7] * 20], max_new=8)[0].ids
+        if isinstance(role, roles.SpeakerEncoder):
+            for clip in (*lengths, AudioClip(whole.samples / 100, whole.sample_rate_hz)):
+                yield lambda clip=clip: role.embed(clip).tolist()
         if isinstance(role, roles.Encoder):  # a padded batch: how padding is treated shows only there
             fitted = [clip.at_rate(role.sample_rate_hz) for clip in (*lengths, whole)]
             batch = roles.collate_clips(fitted, torch.device("cpu"))

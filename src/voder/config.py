@@ -142,6 +142,8 @@ def _first_line(error: Exception) -> str:
 
 def _assign(values: dict[str, Any], path: list[str], value: Any) -> None:
     for name in path[:-1]:
+        if values[name] is None:  # an optional part that was absent begins with its defaults
+            values[name] = {}
         values = values[name]
     values[path[-1]] = value
 
@@ -166,8 +168,15 @@ def _check_names(cls: type, document: Mapping[str, Any], where: str) -> None:
 def _dotted_paths(cls: type, prefix: str = "") -> Iterator[str]:
     for name, hint in typing.get_type_hints(cls).items():
         yield prefix + name
-        if dataclasses.is_dataclass(hint):
-            yield from _dotted_paths(typing.cast(type, hint), f"{prefix}{name}.")
+        part = _part(hint)
+        if part is not None:
+            yield from _dotted_paths(part, f"{prefix}{name}.")
+
+
+def _part(hint: Any) -> type | None:
+    """The dataclass that a setting is, or may be."""
+    options = get_args(hint) if get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+    return next((option for option in options if isinstance(option, type) and dataclasses.is_dataclass(option)), None)
 
 
 def _leaves(cls: type, values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -18,7 +18,10 @@ are kept for mistakes in code that calls voder.
 
 
 class VoderError(Exception):
-    """Anything a user can mend."""
+    """Anything a user can mend, said on one line, even where a library's reason in it has several."""
+
+    def __str__(self) -> str:
+        return " ".join(super().__str__().splitlines())
 
 
 class InputError(VoderError):

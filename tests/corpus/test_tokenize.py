@@ -16,7 +16,7 @@ from voder.corpus.tokenize import tokenize_corpus
 from voder.data.manifest import Manifest, Utterance, write_manifest
 from voder.data.shards import TokenStore
 from voder.errors import AudioError, ConfigError, FittedPartMismatch, InputError, ResourceError
-from voder.roles import Codec, Encoded
+from voder.roles import Codec, Encoded, UnitTokenizer
 
 
 class Levels(Codec):
@@ -236,3 +236,49 @@ def test_nothing_to_encode_is_said_clearly(codec_folder, tmp_path):
         run(tmp_path, codec_folder, tmp_path / "t")
     with pytest.raises(ConfigError, match="must be positive"):
         run(tmp_path, codec_folder, tmp_path / "t", batch_duration_s=0.0)
+
+
+class Loudness(UnitTokenizer):
+    """One of 8 units for each 20 ms; recordings below 0.2 s are too short."""
+
+    def __init__(self):
+        super().__init__()
+        self.sample_rate_hz, self.hop, self.num_units = 8_000, 160, 8
+        self.weight = nn.Parameter(torch.zeros(1))
+
+    @property
+    def identity(self):
+        return "loudness"
+
+    def units_batch(self, audio, lengths=None):
+        if int(lengths.min()) < 1600:
+            raise AudioError(f"a recording has {int(lengths.min())} samples; 1600 are needed")
+        counts = lengths // self.hop
+        blocks = audio[:, 0, : int(counts.max()) * self.hop].unflatten(-1, (-1, self.hop))
+        return (blocks.abs().mean(-1) * 20).long().clamp(max=7), counts
+
+
+def test_a_unit_tokenizer_gives_one_codebook_and_leaves_out_what_is_too_short(data, codec_folder, tmp_path):
+    tokenizer = Loudness()
+    report = tokenize_corpus(data, tokenizer, codec_folder, tmp_path / "units")
+    store = TokenStore.open(tmp_path / "units")
+    assert (store.tokenizer.num_codebooks, store.tokenizer.codebook_size) == (1, 8)
+    assert store.tokenizer.frame_rate_hz == 50
+    split = store.split("train")
+    short = [u for u in Manifest.open(data / "train.jsonl") if u.duration_s < 0.2]
+    assert short
+    assert {each.audio for each in report.skipped} >= {u.audio.as_posix() for u in short}
+    assert all("1600 are needed" in each.reason for each in report.skipped)
+    for index in range(len(split)):
+        clip = split.utterance(index).read(sample_rate_hz=8_000, channels=1)
+        assert split.codes(index)[0].tolist() == tokenizer.encode(clip).units.tolist()
+
+
+def test_what_is_too_short_stops_a_strict_run(data, codec_folder, tmp_path):
+    with pytest.raises(AudioError, match="1600 are needed"):
+        tokenize_corpus(data, Loudness(), codec_folder, tmp_path / "units", strict=True)
+
+
+def test_a_unit_tokenizer_has_no_second_codebook(data, codec_folder, tmp_path):
+    with pytest.raises(ConfigError, match="between 1 and 1"):
+        tokenize_corpus(data, Loudness(), codec_folder, tmp_path / "units", num_codebooks=2)

@@ -19,6 +19,10 @@ class GatedRepoError(Exception):
     """Named like the Hub library's."""
 
 
+class LocalEntryNotFoundError(Exception):
+    """Named like the Hub library's."""
+
+
 @pytest.fixture
 def asked(toy, monkeypatch):
     """Serve the toy's files in the Hub's place; what was asked for."""
@@ -79,6 +83,7 @@ def replace_sum(file):
     [
         (EntryNotFoundError("404"), CheckpointError, "no longer has"),
         (GatedRepoError("401"), CheckpointError, "asks for consent"),
+        (LocalEntryNotFoundError("An error. Please check"), ResourceError, r"\(it cannot be reached\)"),
         (ConnectionError("refused\nand more"), ResourceError, r"ConnectionError: refused\); run the same command"),
     ],
 )

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from voder.errors import ConfigError
-from voder.generate.sampling import RowNoise, SamplingConfig, choose, penalise, probabilities
+from voder.generate.sampling import RowNoise, SamplingConfig, choose, penalise, probabilities, sampling_config
 
 LOGITS = torch.tensor([[2.0, 1.0, 0.5, -1.0, -3.0]])
 
@@ -98,3 +98,10 @@ def test_options_out_of_range_are_refused(wrong: dict[str, float]) -> None:
     name, value = next(iter(wrong.items()))
     with pytest.raises(ConfigError, match=f"{name} {value}"):
         SamplingConfig(**wrong)  # type: ignore[arg-type]
+
+
+def test_what_is_not_given_is_the_systems_own() -> None:
+    made = sampling_config({"top_k": 3, "temperature": None}, {"temperature": 0.6, "top_k": 10})
+    assert made == SamplingConfig(temperature=0.6, top_k=3)
+    with pytest.raises(ConfigError, match="the nearest is 'top_k'"):
+        sampling_config({"topk": 3}, {})

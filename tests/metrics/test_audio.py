@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from voder.errors import ConfigError
-from voder.metrics.audio import log_mel_distance, si_sdr, stoi
+from voder.metrics.audio import log_mel_distance, pesq, si_sdr, snr, stoi
 
 
 def noise(seed, count=8000):
@@ -60,3 +60,37 @@ def test_stoi_names_its_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "pystoi", None)
     with pytest.raises(ConfigError, match="metrics"):
         stoi(noise(0), noise(0), 8000)
+
+
+def test_snr_counts_a_wrong_scale_as_noise():
+    target = noise(0)
+    assert snr(target, 0.9 * target) == pytest.approx(20.0, abs=0.01)
+    assert snr(target, target) == float("inf")
+    assert si_sdr(target, 0.9 * target) > 100
+    with pytest.raises(ValueError, match="silent"):
+        snr(np.zeros(10, np.float32), noise(0, 10))
+
+
+def test_the_mean_counts_as_distortion_if_it_is_kept():
+    target = noise(0)
+    assert si_sdr(target, target + 0.1) > 60
+    assert si_sdr(target, target + 0.1, zero_mean=False) < 5
+
+
+def test_pesq_takes_only_its_rates(monkeypatch):
+    with pytest.raises(ConfigError, match="16000 Hz, not 8000"):
+        pesq(noise(0), noise(0), 8000)
+    with pytest.raises(ConfigError, match="8000 or 16000 Hz, not 24000"):
+        pesq(noise(0), noise(0), 24_000, band="narrow")
+    monkeypatch.setitem(sys.modules, "pesq", None)
+    with pytest.raises(ConfigError, match="pip install pesq"):
+        pesq(noise(0), noise(0), 16_000)
+
+
+def test_pesq_of_silence_is_refused_and_of_speech_ordered():
+    pytest.importorskip("pesq")
+    with pytest.raises(ValueError, match="silent"):
+        pesq(np.zeros(16_000, np.float32), np.zeros(16_000, np.float32), 16_000)
+    clean = speech_like(16_000)
+    slightly, badly = (pesq(clean, clean + share * noise(1, 16_000), 8000, band="narrow") for share in (0.02, 1.0))
+    assert badly < slightly <= 4.6

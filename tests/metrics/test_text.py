@@ -77,3 +77,13 @@ def test_chance_of_ten_equal_words_is_nine_tenths():
 
 def test_shuffled_references_cost_everything_when_all_differ():
     assert shuffled_rate(["a", "b", "c"], ["a", "b", "c"]) == 1.0
+
+
+def test_what_is_matched_and_what_is_kept_of_a_text():
+    made = count_edits("hello world", "hello beautiful word")
+    assert made.match_error_rate == pytest.approx(2 / 3)
+    assert made.information_preserved == pytest.approx(1 / 2 * 1 / 3)
+    assert made.information_lost == pytest.approx(5 / 6)
+    nothing = count_edits("", "")
+    assert math.isnan(nothing.match_error_rate)
+    assert nothing.information_preserved == 0

@@ -80,3 +80,16 @@ def test_options_act():
     narrow = SEANetEncoder(config)
     narrow.load_state_dict(wide.state_dict())
     assert not torch.equal(wide(x), narrow(x))
+
+
+def test_snake_and_a_lstm_both_ways_are_options():
+    torch.manual_seed(0)
+    sizes = {"dim": 4, "num_filters": 2, "ratios": (2, 2), "num_lstm_layers": 1, "causal": False}
+    config = SEANetConfig(**sizes, activation="snake", bidirectional=True)
+    encoder, decoder = SEANetEncoder(config), SEANetDecoder(config)
+    latent = encoder(torch.randn(1, 1, 17))
+    assert latent.shape == (1, 4, 5)
+    assert decoder(latent).shape == (1, 1, 20)
+    assert encoder.state_dict()["layers.7.lstm.weight_ih_l0_reverse"].shape[1] == 8
+    assert decoder.layers[1].lstm.bidirectional is False
+    assert sum(name.endswith("alpha") for name in encoder.state_dict()) == 7

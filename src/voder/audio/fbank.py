@@ -45,29 +45,34 @@ class FbankConfig:
 
 
 def kaldi_fbank(
-    audio: Float[Tensor, "batch sample"], config: FbankConfig | None = None, *, dtype: torch.dtype = torch.float64
+    audio: Float[Tensor, "batch sample"],
+    config: FbankConfig | None = None,
+    *,
+    dtype: torch.dtype = torch.float64,
+    window_power: float = 0.85,
+    full_scale: float = FULL_SCALE,
 ) -> Float[Tensor, "batch frame band"]:
     """Natural logarithm of mel energies of audio in [-1, 1], in fp32; audio shorter than a window has no frame.
 
-    Computed in `dtype`: in float32 the sums over clipped or loud audio cost up to 0.008 in quiet bands.
+    Computed in `dtype`: in float32 the sums over clipped or loud audio cost up to 0.008 in quiet bands. The window is
+    Hann's to `window_power` (0.85 is Povey's); `full_scale` is what a sample of 1 becomes.
     """
     config = FbankConfig() if config is None else config
     count = config.num_frames(audio.shape[1])
     if not count:
         return audio.new_zeros(audio.shape[0], 0, config.num_bands, dtype=torch.float32)
     with torch.autocast(audio.device.type, enabled=False):
-        frames = (audio.to(dtype) * FULL_SCALE).unfold(1, config.window, config.hop)
+        frames = (audio.to(dtype) * full_scale).unfold(1, config.window, config.hop)
         frames = frames - frames.mean(dim=-1, keepdim=True)
         before = torch.cat((frames[..., :1], frames[..., :-1]), dim=-1)
-        frames = (frames - config.preemphasis * before) * _povey(config.window, audio.device, dtype)
+        frames = (frames - config.preemphasis * before) * _window(config.window, audio.device, dtype) ** window_power
         energies = torch.fft.rfft(frames, config.n_fft, dim=-1).abs().square()
         bands = energies @ _filters(config, audio.device, dtype).mT
         return bands.clamp(min=FLOOR).log().float()
 
 
-def _povey(size: int, device: torch.device, dtype: torch.dtype) -> Float[Tensor, " sample"]:
-    """A Hann window to the power of 0.85."""
-    return torch.hann_window(size, periodic=False, device=device, dtype=dtype) ** 0.85
+def _window(size: int, device: torch.device, dtype: torch.dtype) -> Float[Tensor, " sample"]:
+    return torch.hann_window(size, periodic=False, device=device, dtype=dtype)
 
 
 def _filters(config: FbankConfig, device: torch.device, dtype: torch.dtype) -> Float[Tensor, "band bin"]:

@@ -169,6 +169,12 @@ def probe_audio(path: str | os.PathLike[str]) -> tuple[int, int]:
         return int(file.samplerate), int(file.channels)
 
 
+def probe_length(path: str | os.PathLike[str]) -> int:
+    """Return the samples per channel that the header states."""
+    with _open(Path(path)) as file:
+        return int(file.frames)
+
+
 def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
     """Return a file's text metadata (title, comment, software, …), empty values left out."""
     with _open(Path(path)) as file:

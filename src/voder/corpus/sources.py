@@ -1,16 +1,18 @@
 """Finding recordings and what is said in them, in whatever shape a corpus comes.
 
-A table (CSV, TSV, JSONL; NeMo's and Hugging Face's keys; LJSpeech's `id|text|normalised` without a header), or a folder
-of sound files with a transcript beside each (`x.normalized.txt`, `x.txt` or `x.lab`) or one per folder (LibriSpeech's
-`*.trans.txt`).
+A table (CSV, TSV, JSONL; NeMo's and Hugging Face's keys; LJSpeech's `id|text|normalised` without a header; cuts or
+recordings of lhotse, also compressed; fairseq's .tsv with the .wrd or .ltr beside it), or a folder of sound files with
+a transcript beside each (`x.normalized.txt`, `x.txt` or `x.lab`) or one per folder (LibriSpeech's `*.trans.txt`).
 
 Who speaks, where no column says it: the name of the sub-folder, when every sound file lies exactly one folder deep and
 there are at least two folders; the first number of LibriSpeech's `19/198/19-198-0000`; otherwise nobody knows.
 """
 
 import csv
+import gzip
 import os
 import re
+import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -23,7 +25,7 @@ from voder.errors import InputError, ManifestError
 
 READ_SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".oga", ".aif", ".aiff", ".au", ".sph", ".w64", ".caf")
 UNREAD_SUFFIXES = (".m4a", ".aac", ".wma", ".webm", ".mp4", ".mka", ".amr", ".ape", ".ac3", ".raw", ".pcm")
-TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl")
+TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".jsonl.gz")
 SOUND_FOLDERS = ("", "clips", "wavs", "wav", "audio")
 SPLIT_NAMES = {
     **dict.fromkeys(("train", "training"), "train"),
@@ -89,7 +91,7 @@ def find_recordings(path: Path, *, exclude: Path | None = None, folder_speakers:
     Raises InputError when `path` is missing, holds nothing, or holds several tables and does not say which counts.
     """
     if path.is_file():
-        if path.suffix.lower() not in TABLE_SUFFIXES:
+        if not _is_table(path):
             raise InputError(f"{path} is no table: the suffix must be one of {', '.join(TABLE_SUFFIXES)}")
         return _read_tables([path])
     if not path.is_dir():
@@ -101,12 +103,12 @@ def find_recordings(path: Path, *, exclude: Path | None = None, folder_speakers:
 def _choose_tables(folder: Path) -> list[Path]:
     """Return the folder's tables that count: manifest.jsonl, or one per split, or the only one."""
     visible = [path for path in folder.iterdir() if not path.name.startswith(".")]
-    tables = sorted(path for path in visible if path.suffix.lower() in TABLE_SUFFIXES)
+    tables = sorted(filter(_is_table, visible))
     for table in tables:
         if table.name == "manifest.jsonl":
             return [table]
-    splits = [table for table in tables if table.stem.lower() in SPLIT_NAMES]
-    if any(SPLIT_NAMES[table.stem.lower()] == "train" for table in splits):
+    splits = [table for table in tables if _split_of(table) is not None]
+    if any(_split_of(table) == "train" for table in splits):
         return splits
     if len(tables) > 1:
         names = ", ".join(table.name for table in tables)
@@ -114,11 +116,21 @@ def _choose_tables(folder: Path) -> list[Path]:
     return tables
 
 
+def _is_table(path: Path) -> bool:
+    return path.name.lower().endswith(TABLE_SUFFIXES)
+
+
+def _split_of(table: Path) -> str | None:
+    """The split that a table's name says, also as lhotse's `cuts_train.jsonl.gz`."""
+    name = table.name.lower().partition(".")[0]
+    return SPLIT_NAMES.get(name.removeprefix("cuts_"))
+
+
 def _read_tables(tables: list[Path]) -> Found:
     found = Found(candidates=[], rejected=[])
     for table in tables:
-        default_split = SPLIT_NAMES.get(table.stem.lower()) if len(tables) > 1 else None
-        rows = _json_rows(table) if table.suffix.lower() == ".jsonl" else _csv_rows(table)
+        default_split = _split_of(table) if len(tables) > 1 else None
+        rows = _csv_rows(table) if table.suffix.lower() in (".csv", ".tsv") else _json_rows(table)
         try:
             for number, row in rows:
                 _read_row(table, number, row, default_split, found)
@@ -143,6 +155,8 @@ def _read_row(table: Path, number: int, row: "Mapping[str, Any] | str", split: s
 
 
 def _candidate(folder: Path, where: str, row: Mapping[str, Any]) -> Candidate:
+    if isinstance(row.get("recording"), dict) or isinstance(row.get("sources"), list):
+        return _cut(folder, where, row)
     values = {key: _first(row, names) for key, names in COLUMNS.items()}
     audio = _as_text("audio", values["audio"])
     if audio is None:
@@ -164,6 +178,24 @@ def _candidate(folder: Path, where: str, row: Mapping[str, Any]) -> Candidate:
         split=SPLIT_NAMES.get(split.lower()) if split else None,
         start_s=start,
         duration_s=duration,
+    )
+
+
+def _cut(folder: Path, where: str, row: Mapping[str, Any]) -> Candidate:
+    """Translate a cut or recording of lhotse."""
+    from voder.systems.valle.formats import cut_of  # costs what torch costs, which other tables need not pay
+
+    said = cut_of(row, folder).utterance
+    recording = row.get("recording", row)
+    whole = said.start_sample == 0 and said.num_samples == recording.get("num_samples")
+    return Candidate(
+        where=where,
+        audio=_locate(folder, str(said.audio)),
+        text=_as_text("text", said.text),
+        speaker=_as_text("speaker", said.speaker),
+        language=_as_text("language", said.language),
+        start_s=None if whole else said.start_sample / said.sample_rate_hz,
+        duration_s=said.duration_s,
     )
 
 
@@ -213,18 +245,27 @@ def _as_seconds(key: str, value: Any) -> float | None:
 
 
 def _json_rows(table: Path) -> Iterator[tuple[int, "Mapping[str, Any] | str"]]:
-    with open(table, "rb") as file:
-        for number, raw in enumerate(file, 1):
-            if raw.strip():
-                try:
-                    yield number, {key.lower(): value for key, value in load_object(raw).items()}
-                except ManifestError as error:
-                    yield number, str(error)
+    opened: Any = gzip.open if table.suffix.lower() == ".gz" else open
+    try:
+        with opened(table, "rb") as file:
+            for number, raw in enumerate(file, 1):
+                if raw.strip():
+                    try:
+                        yield number, {key.lower(): value for key, value in load_object(raw).items()}
+                    except ManifestError as error:
+                        yield number, str(error)
+    except (gzip.BadGzipFile, zlib.error, EOFError) as error:
+        raise InputError(f"{table} is no whole gzip file ({error}): fetch it again") from error
 
 
 def _csv_rows(table: Path) -> Iterator[tuple[int, "Mapping[str, Any] | str"]]:
     """Yield the rows of a table by column name; the separator is a tab in .tsv, else the commonest of `,` `|` `;`."""
     with open(table, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+        first = file.readline()
+        if table.suffix.lower() == ".tsv" and _is_fairseq(first, file.readline()):
+            yield from _fairseq_rows(table)
+            return
+        file.seek(0)
         first = file.readline()
         separator = "\t" if table.suffix.lower() == ".tsv" else max(",|;\t", key=first.count)
         quoted = separator in ",;"  # files parted by tabs and bars hold lone quotation marks
@@ -248,6 +289,19 @@ def _csv_rows(table: Path) -> Iterator[tuple[int, "Mapping[str, Any] | str"]]:
                 continue
             if cells:
                 yield reader.line_num + offset, _row(names, cells)
+
+
+def _is_fairseq(first_line: str, second_line: str) -> bool:
+    """Whether a table begins with a folder, then a file and a number of samples."""
+    cells = second_line.rstrip("\r\n").split("\t")
+    return bool(first_line.strip()) and "\t" not in first_line and len(cells) == 2 and cells[1].strip().isdecimal()
+
+
+def _fairseq_rows(table: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    from voder.systems.hubert.formats import read_tsv
+
+    for number, listed in enumerate(read_tsv(table), 2):
+        yield number, {"audio": str(listed.audio), "text": listed.text}
 
 
 def _row(names: list[str], cells: list[str]) -> "Mapping[str, Any] | str":

@@ -1,4 +1,4 @@
-"""`voder tokenize`: the recordings of prepared manifests become token shards of one codec.
+"""`voder tokenize`: the recordings of prepared manifests become token shards of one codec or unit tokenizer.
 
 Shards hold a fixed number of recordings in manifest order, so killing the run anywhere and starting it again ends in
 the same bytes: finished shards are kept, the others are made anew.
@@ -82,11 +82,12 @@ def tokenize_corpus(
 ) -> TokenizeReport:
     """Encode the splits of `data` with `tokenizer` (loaded from `tokenizer_folder`) into a token store.
 
-    A codec gives its codebooks, a unit tokenizer one.
+    A codec gives its codebooks, a unit tokenizer one (repeats are kept).
 
-    A batch holds at most `batch_duration_s` seconds, padding included. Recordings that cannot be read are listed and
-    left out, or with `strict` stop the run. Raises InputError when there is nothing to encode, FittedPartMismatch when
-    `output` belongs to another codec, ResourceError when memory runs out or another process writes there.
+    A batch holds at most `batch_duration_s` seconds, padding included. Recordings that cannot be read, or are too short
+    for the tokenizer, are listed and left out, or with `strict` stop the run. Raises InputError when there is nothing
+    to encode, FittedPartMismatch when `output` belongs to another codec, ResourceError when memory runs out or another
+    process writes there.
     """
     if not batch_duration_s > 0 or shard_recordings < 1:
         raise ConfigError(
@@ -185,17 +186,16 @@ def _encode_shard(
 
     with Prefetcher(load) as loader:
         for number in range(len(batches)):
-            clips = {}
-            for index, clip in loader.get(number).items():
-                if isinstance(clip, AudioClip):
-                    clips[index] = clip
-                    continue
-                if job.strict:
-                    raise clip
-                bad = utterances[index]
-                skipped[index] = Skipped(bad.id, bad.audio.as_posix(), str(clip))
-            if clips:
-                codes.update(zip(clips, _encode(list(clips.values()), job), strict=True))
+            read = loader.get(number)
+            made = _encode_batch({i: clip for i, clip in read.items() if isinstance(clip, AudioClip)}, job)
+            for index, found in (read | made).items():
+                if isinstance(found, np.ndarray):
+                    codes[index] = found
+                elif isinstance(found, AudioError):
+                    if job.strict:
+                        raise found
+                    bad = utterances[index]
+                    skipped[index] = Skipped(bad.id, bad.audio.as_posix(), str(found))
     kept = sorted(codes)
     return [utterances[i] for i in kept], [codes[i] for i in kept], [skipped[i] for i in sorted(skipped)]
 
@@ -219,6 +219,18 @@ def _read(utterance: Utterance, job: _Job) -> AudioClip | AudioError:
     except AudioError as error:
         return error
     return clip if clip.num_samples else AudioError(f"{utterance.audio} holds no samples")
+
+
+def _encode_batch(clips: dict[int, AudioClip], job: _Job) -> dict[int, np.ndarray | AudioError]:
+    """Encode clips together, or one by one when the tokenizer refuses one of them (too short for it)."""
+    if not clips:
+        return {}
+    try:
+        return dict(zip(clips, _encode(list(clips.values()), job), strict=True))
+    except AudioError as error:
+        if len(clips) == 1:
+            return dict.fromkeys(clips, error)
+    return {index: found for i, clip in clips.items() for index, found in _encode_batch({i: clip}, job).items()}
 
 
 def _encode(clips: Sequence[AudioClip], job: _Job) -> list[np.ndarray]:

@@ -120,7 +120,7 @@ class Manifest:
         offsets, durations, hashes = array("q"), array("d"), array("Q")
         speakers: set[str] = set()
         bad: list[BadLine] = []
-        for number, offset, raw in _lines(path):
+        for number, offset, raw in numbered_lines(path):
             try:
                 record = parse_line(raw)
             except ManifestError as error:
@@ -143,7 +143,7 @@ class Manifest:
                 durations.pop(index)
         bad.sort()
         if bad and not skip_bad:
-            raise ManifestError(_describe(path, bad, len(offsets) + len(bad)))
+            raise ManifestError(describe_bad_lines(path, bad, len(offsets) + len(bad)))
         return cls(path, offsets, durations, frozenset(speakers), tuple(bad))
 
     def __len__(self) -> int:
@@ -297,7 +297,7 @@ def json_line(row: Mapping[str, Any]) -> str:
     return line if not any("\ud800" <= character <= "\udfff" for character in line) else json.dumps(row) + "\n"
 
 
-def _lines(path: Path) -> Iterator[tuple[int, int, bytes]]:
+def numbered_lines(path: Path) -> Iterator[tuple[int, int, bytes]]:
     """Yield (line number from 1, byte offset, line) of each line that is not blank, in bounded memory."""
     try:
         with open(path, "rb") as file:
@@ -366,12 +366,12 @@ def _repeated(hashes: Integers) -> set[int]:
 
 def _name_repeats(path: Path, offsets: Integers, repeated: set[int]) -> Iterator[BadLine]:
     wanted = {offsets[index] for index in repeated}
-    for number, offset, raw in _lines(path):
+    for number, offset, raw in numbered_lines(path):
         if offset in wanted:
             yield BadLine(number, f"id {parse_line(raw).id!r} stands on an earlier line too")
 
 
-def _describe(path: Path, bad: list[BadLine], total: int) -> str:
+def describe_bad_lines(path: Path, bad: list[BadLine], total: int) -> str:
     named = "; ".join(f"line {line}: {reason}" for line, reason in bad[:_NAMED_BAD_LINES])
     more = f"; and {len(bad) - _NAMED_BAD_LINES} more" if len(bad) > _NAMED_BAD_LINES else ""
     return f"{path} has {len(bad)} bad lines of {total}: {named}{more}"

@@ -1,9 +1,11 @@
 """What a run's description says of the recordings it was made from."""
 
 import hashlib
+from pathlib import Path
 from typing import Any
 
 from voder.data.manifest import Manifest
+from voder.data.shards import TokenStore
 
 
 def summarize(manifest: Manifest) -> dict[str, Any]:
@@ -19,3 +21,22 @@ def summarize(manifest: Manifest) -> dict[str, Any]:
         "licences": sorted(licences),
         "sources": sorted(sources),
     }
+
+
+def summarize_tokens(store: TokenStore) -> dict[str, Any]:
+    """Size, hash and licences of a token store's training split."""
+    split = store.split("train")
+    licences = {split.utterance(index).licence or "not stated" for index in range(len(split))}
+    record = (store.folder / "tokens.json").read_bytes()
+    return {
+        "recordings": len(split),
+        "frames": int(split.lengths.sum()),
+        "sha256": hashlib.sha256(record).hexdigest(),
+        "licences": sorted(licences),
+    }
+
+
+def summarize_dialogues(file: Path) -> dict[str, Any]:
+    """Size and hash of a file of dialogues or of an authors' records."""
+    content = file.read_bytes()
+    return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}

@@ -32,15 +32,20 @@ from voder.evaluate.suites import read_clips
 from voder.evaluate.synthetic import write_recordings
 from voder.nn.attention import causal_mask
 from voder.nn.cache import StaticCache
+from voder.nn.causal_lm import CausalLmSession, LanguageModel
 from voder.nn.transformer import Transformer
 from voder.roles import (
+    Chatter,
     Codec,
     Continuer,
     Encoder,
     Generator,
+    Listener,
     SayRequest,
     Speaker,
+    SpeakerEncoder,
     Transcriber,
+    Turn,
     UnitTokenizer,
     collate_clips,
 )
@@ -158,7 +163,9 @@ def _quiet(text: str) -> None:
 def _loaded_is_saved(run: Path, again: Path) -> Equality:
     model, found, config = hub.load_model(run)
     shutil.rmtree(again, ignore_errors=True)
-    checkpoint.save(again, system=found.system, config=config, state=model.state_dict(), parts=found.parts)
+    own = {name: value for name, value in model.state_dict().items() if name not in found.borrowed}
+    parts, borrowed = found.parts, found.borrowed
+    checkpoint.save(again, system=found.system, config=config, state=own, parts=parts, borrowed=borrowed)
     differing = float(checkpoint.identity(again) != checkpoint.identity(run))
     differing += float(checkpoint.read(again).config != to_dict(config))
     return Equality(name="loaded = saved", difference=differing, tolerance=0)
@@ -330,14 +337,82 @@ def _generator(vocoder: Generator, bench: Bench) -> Iterator[Equality]:
     yield Equality(name="repeated = first", difference=_distance(first, again), tolerance=0)
 
 
+def _listener(listener: Listener, bench: Bench) -> Iterator[Equality]:
+    clips = bench.test_clips()
+    questions = ["what is it" + "?" * (number + 1) for number in range(len(clips))]
+    together = listener.answer_batch(clips, questions, seed=bench.seed)
+    alone = [listener.answer(c, q, seed=bench.seed) for c, q in zip(clips, questions, strict=True)]
+    different = sum(a != b for a, b in zip(together, alone, strict=True))
+    yield Equality(name="batched = alone (answers)", difference=float(different), tolerance=0)
+    again = listener.answer_batch(clips, questions, seed=bench.seed)
+    different = sum(a != b for a, b in zip(together, again, strict=True))
+    yield Equality(name="repeated = first", difference=float(different), tolerance=0)
+
+
+def _chatter(chatter: Chatter, bench: Bench) -> Iterator[Equality]:
+    """A chatter has one conversation at a time: others in between must change nothing."""
+    clip = bench.test_clips()[0]
+    parts: list[tuple[Any, ...]] = [("hello",), ("say a", "say b")]
+    parts += [(clip, "what is it?")] if "audio" in chatter.takes else []
+    turns = [Turn(role="user", parts=each) for each in parts]
+    alone = [_said(chatter.reply([turn], seed=bench.seed)) for turn in turns]
+    mixed = [_said(chatter.reply([turn], seed=bench.seed)) for turn in reversed(turns)][::-1]
+    different = sum(a != b for a, b in zip(alone, mixed, strict=True))
+    yield Equality(name="batched = alone (conversations)", difference=float(different), tolerance=0)
+    repeated = float(_said(chatter.reply([turns[0]], seed=bench.seed)) != alone[0])
+    yield Equality(name="repeated = first", difference=repeated, tolerance=0)
+
+
+def _said(turn: Turn) -> list[Any]:
+    """A turn in comparable form."""
+    parts = [part.samples.tolist() if isinstance(part, AudioClip) else part for part in turn.parts]
+    return [[part.tolist() if isinstance(part, np.ndarray) else part for part in parts], turn.stop_reason, turn.missing]
+
+
+@torch.no_grad()
+def _language_model(lm: LanguageModel, bench: Bench) -> Iterator[Equality]:
+    draw = generator(bench.seed, "prompts")
+    prompts = [draw.integers(5, lm.config.vocabulary_size, size=count).tolist() for count in (9, 1, 17, 4)]
+    different = 0.0
+    options: tuple[dict[str, Any], ...] = ({}, {"num_beams": 3}, {"temperature": 2.0})
+    for option in options:
+        together = lm.generate_batch(prompts, seed=bench.seed, max_new=12, **option)
+        for prompt, row in zip(prompts, together, strict=True):
+            (alone,) = lm.generate_batch([prompt], seed=bench.seed, max_new=12, **option)
+            different += float((row.ids, row.stop_reason) != (alone.ids, alone.stop_reason))
+    yield Equality(name="batched = alone (ids)", difference=different, tolerance=0)
+    ids = torch.tensor([prompts[2]])
+    session = CausalLmSession.of_ids(lm.network, [prompts[2][:5]])
+    steps = [session.start(), *(session.step(ids[:, place]) for place in range(5, ids.shape[1]))]
+    whole = lm.logits(ids)[0, 4:]
+    yield Equality(name="cached = recomputed", difference=_distance(torch.cat(steps), whole), tolerance=1e-4)
+    first, again = (lm.generate_batch(prompts[:1], seed=bench.seed, max_new=12, temperature=2.0) for _ in range(2))
+    yield Equality(name="repeated = first", difference=float(first != again), tolerance=0)
+
+
+@torch.no_grad()
+def _speaker_encoder(encoder: SpeakerEncoder, bench: Bench) -> Iterator[Equality]:
+    clips = [clip.at_rate(encoder.sample_rate_hz).with_channels(1) for clip in bench.test_clips()]
+    audio, lengths = collate_clips(clips, torch.device("cpu"))
+    together = encoder.embed_batch(nn.functional.pad(audio, (0, 1007)), lengths)
+    alone = torch.stack([torch.from_numpy(encoder.embed(clip)) for clip in clips])
+    yield Equality(name="batched = alone (vectors)", difference=_distance(together, alone), tolerance=1e-4)
+    first, again = (torch.from_numpy(encoder.embed(clips[0])) for _ in range(2))
+    yield Equality(name="repeated = first", difference=_distance(first, again), tolerance=0)
+
+
 ROLES: dict[type, Callable[[Any, Bench], Iterator[Equality]]] = {
     Codec: _codec,
     Transcriber: _transcriber,
     Speaker: _speaker,
     Continuer: _continuer,
+    Listener: _listener,
+    Chatter: _chatter,
     Encoder: _encoder,
     UnitTokenizer: _unit_tokenizer,
     Generator: _generator,
+    LanguageModel: _language_model,
+    SpeakerEncoder: _speaker_encoder,
 }
 """What is checked of each role."""
 

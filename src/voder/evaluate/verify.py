@@ -1,7 +1,7 @@
 """Run reference vectors against our implementation: `voder verify --fixtures DIR`.
 
-A case is handled by the system whose `reference.py` lists its `kind`. Nothing is compared by eye: every
-recorded output must come back, integers equal and floats within the recorded tolerance.
+A case is handled by the system, or by `voder.metrics`, whose `reference.py` lists its `kind`. Nothing is compared by
+eye: every recorded output must come back, integers equal and floats within the recorded tolerance.
 """
 
 import importlib
@@ -79,10 +79,11 @@ class VerifyResult:
 
 
 def runners() -> Mapping[str, Runner]:
-    """Every kind that some system handles, with its runner."""
+    """Every kind that the measures or some system handle, with its runner."""
+    from voder.metrics.reference import KINDS
     from voder.systems import SYSTEMS
 
-    found: dict[str, Runner] = {}
+    found: dict[str, Runner] = dict(KINDS)
     for name in SYSTEMS:
         module = f"voder.systems.{name}.reference"
         if importlib.util.find_spec(f"voder.systems.{name}") and importlib.util.find_spec(module):

@@ -60,7 +60,9 @@ def _explain(name: str, source: HubSource, file: HubFile, error: Any) -> VoderEr
         return CheckpointError(f"{where} no longer has {file.path} at {source.revision[:12]}, which {name} needs")
     if kind == "GatedRepoError":
         return CheckpointError(f"{where} asks for consent to its terms: give it there, set HF_TOKEN and fetch again")
+    # the library looks for the file in its own cache when the Hub does not answer, and says that it is not there
+    reason = "it cannot be reached" if kind == "LocalEntryNotFoundError" else f"{kind}: {first}"
     return ResourceError(
-        f"{name} could not be brought from {where} ({kind}: {first}); run the same command again with a network, "
-        "or give the files with --from"
+        f"{name} could not be brought from {where} ({reason}); run the same command again with a network, or give the "
+        "files with --from"
     )

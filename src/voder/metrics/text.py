@@ -34,6 +34,28 @@ class EditCounts:
         """Errors per word or character of the reference; insertions can bring it above 1. NaN without a reference."""
         return self.errors / self.reference_length if self.reference_length else float("nan")
 
+    @property
+    def hypothesis_length(self) -> int:
+        """Words or characters of the hypothesis."""
+        return self.hits + self.substitutions + self.insertions
+
+    @property
+    def match_error_rate(self) -> float:
+        """Errors per aligned word (Morris et al., 2004): never above 1. NaN of two empty texts."""
+        aligned = self.hits + self.errors
+        return self.errors / aligned if aligned else float("nan")
+
+    @property
+    def information_preserved(self) -> float:
+        """Share of the reference that is right times that of the hypothesis (WIP, Morris et al., 2004)."""
+        product = self.reference_length * self.hypothesis_length
+        return self.hits**2 / product if product else 0.0
+
+    @property
+    def information_lost(self) -> float:
+        """1 minus what is preserved (WIL)."""
+        return 1 - self.information_preserved
+
     def __add__(self, other: "EditCounts") -> "EditCounts":
         return EditCounts(
             hits=self.hits + other.hits,

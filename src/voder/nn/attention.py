@@ -15,7 +15,8 @@ from torch.nn import functional as F
 from voder.nn.cache import StaticCache
 from voder.shapes import Embeddings, Mask
 
-AttentionMask = Bool[Tensor, "batch query key"]
+AttentionMask = Bool[Tensor, "#batch query key"]
+"""A batch of one stands for all rows."""
 Queries = Float[Tensor, "batch head query channel"]
 Keys = Float[Tensor, "batch head key channel"]
 
@@ -68,8 +69,21 @@ def prefix_causal_mask(prefix: Bool[Tensor, "batch prefix"], rest: Bool[Tensor, 
     return mask
 
 
-def attend(query: Queries, key: Keys, value: Keys, mask: AttentionMask | None) -> Queries:
-    """Scaled dot-product attention, without dropout on the weights (it rules out the fused kernels)."""
+def attend(
+    query: Queries,
+    key: Keys,
+    value: Keys,
+    mask: AttentionMask | None,
+    bias: Float[Tensor, "#batch head query key"] | None = None,
+) -> Queries:
+    """Scaled dot-product attention, without dropout on the weights (it rules out the fused kernels).
+
+    `bias` is added to the logits.
+    """
+    if bias is not None:
+        added = bias.to(query.dtype)
+        added = added if mask is None else added.masked_fill(~mask[:, None], -torch.inf)
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=added)
     if query.device.type == "cpu" and query.dtype == torch.bfloat16 and query.requires_grad and mask is not None:
         return _attend_in_two_products(query, key, value, mask)
     return F.scaled_dot_product_attention(query, key, value, attn_mask=None if mask is None else mask[:, None])
@@ -105,10 +119,11 @@ class Attention(nn.Module):
         *,
         mask: AttentionMask | None = None,
         positions: Rotation | None = None,
+        bias: Float[Tensor, "#batch head query key"] | None = None,
         cache: StaticCache | None = None,
         layer: int = 0,
     ) -> Embeddings:
-        """Attend from `x` to itself, or to the cache's past and itself; `mask` then covers past and present."""
+        """Attend from `x` to itself, or to the cache's past and itself; `mask` and `bias` cover past and present."""
         batch, length, width = x.shape
         # [batch, position, 3 * width] -> 3 x [batch, head, position, channel]
         projected = self.in_projection(x).view(batch, length, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
@@ -117,5 +132,5 @@ class Attention(nn.Module):
             query, key = rotate(query, positions), rotate(key, positions)
         if cache is not None:
             key, value = cache.append(layer, key, value)
-        heads = attend(query, key, value, mask)
+        heads = attend(query, key, value, mask, bias)
         return self.out_projection(heads.transpose(1, 2).reshape(batch, length, width))

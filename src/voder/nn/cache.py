@@ -19,6 +19,7 @@ class StaticCache:
         """Slots filled so far."""
         self._keys: list[Tensor | None] = [None] * num_layers
         self._values: list[Tensor | None] = [None] * num_layers
+        self._positions: Tensor | None = None
 
     def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Write `[batch, head, position, channel]` behind the past of one layer and return past and present.
@@ -37,6 +38,14 @@ class StaticCache:
         all_values[:, :, self.length : end] = values
         return all_keys[:, :, :end], all_values[:, :, :end]
 
+    def append_positions(self, positions: Tensor) -> Tensor:
+        """Write the positions `[batch, position]` of new slots and return those of past and present."""
+        if self._positions is None:
+            self._positions = positions.new_zeros(positions.shape[0], self.capacity)
+        end = self.length + positions.shape[1]
+        self._positions[:, self.length : end] = positions
+        return self._positions[:, :end]
+
     def advance(self, num_positions: int) -> None:
         """Count `num_positions` as filled in every layer."""
         self.length += num_positions
@@ -45,3 +54,4 @@ class StaticCache:
         """Keep the batch rows `rows`, in that order; a row may be kept twice (beams) or dropped (finished)."""
         self._keys = [None if keys is None else keys.index_select(0, rows) for keys in self._keys]
         self._values = [None if values is None else values.index_select(0, rows) for values in self._values]
+        self._positions = None if self._positions is None else self._positions.index_select(0, rows)

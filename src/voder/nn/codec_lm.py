@@ -3,11 +3,14 @@ codebooks in parallel, one codebook at a time.
 
 Both read a text stream and an audio stream (`voder.sequence.assemble.Stream`) that bring their own positions and
 segments, so the layout of a system stays outside. The text sees itself in both directions and never the audio,
-so one pass over it serves a whole utterance.
+so one pass over it serves a whole utterance. Either stream may instead come as vectors that a language model made of
+it (2401.00246).
 
 Differences from the paper: rotary positions instead of sinusoids, the output layer of codebook 1 has weights of
 its own, and segments tell a prompt from what follows it.
 """
+
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
@@ -18,7 +21,7 @@ from voder.nn.cache import StaticCache
 from voder.nn.dropout import ByteDropout
 from voder.nn.transformer import Transformer, TransformerConfig
 from voder.sequence.assemble import Stream
-from voder.shapes import Codes, Embeddings
+from voder.shapes import Codes, Embeddings, Tokens
 
 NUM_SEGMENTS = 2
 """Target and prompt."""
@@ -44,13 +47,62 @@ class TextReader(nn.Module):
         return self.ids(stream.ids) + self.segments(stream.segments)
 
 
+@dataclass(frozen=True)
+class ReadStream(Stream):
+    """A stream that another network has read."""
+
+    vectors: Embeddings
+    """What it made of every position."""
+
+    @classmethod
+    def of(cls, stream: Stream, vectors: Embeddings) -> "ReadStream":
+        """Put the vectors beside their stream."""
+        return cls(**vars(stream), vectors=vectors)
+
+
+class VectorReader(nn.Module):
+    """Projects the vectors of a stream that was read elsewhere, and adds embeddings of ids and segments.
+
+    The ids are those of marks that the other network knows nothing of; 0 stands for none.
+    """
+
+    def __init__(self, num_ids: int, width: int, from_width: int) -> None:
+        super().__init__()
+        self.projection = nn.Linear(from_width, width)
+        self.ids = embedding(num_ids, width)
+        self.segments = embedding(NUM_SEGMENTS, width)
+
+    def forward(self, stream: ReadStream) -> Embeddings:
+        """Embed a stream."""
+        return self.join(stream.vectors, stream.ids, stream.segments)
+
+    def join(self, vectors: Float[Tensor, "batch position read"], ids: Tokens, segments: Tokens) -> Embeddings:
+        """Embed new positions of a stream."""
+        return self.projection(vectors) + self.ids(ids) + self.segments(segments)
+
+
+def reader(num_ids: int, width: int, from_width: int | None) -> TextReader | VectorReader:
+    """A reader of ids, or of vectors with `from_width` channels."""
+    return TextReader(num_ids, width) if from_width is None else VectorReader(num_ids, width, from_width)
+
+
 class CoarseDecoder(nn.Module):
     """Predicts codes of the first codebook from text and the codes so far."""
 
-    def __init__(self, config: TransformerConfig, *, num_text_ids: int, num_audio_ids: int, num_outputs: int) -> None:
+    def __init__(
+        self,
+        config: TransformerConfig,
+        *,
+        num_text_ids: int,
+        num_audio_ids: int,
+        num_outputs: int,
+        text_width: int | None = None,
+        audio_width: int | None = None,
+    ) -> None:
+        """With `text_width` or `audio_width`, that stream comes as a `ReadStream` of vectors this wide."""
         super().__init__()
-        self.text = TextReader(num_text_ids, config.width)
-        self.audio = TextReader(num_audio_ids, config.width)
+        self.text = reader(num_text_ids, config.width, text_width)
+        self.audio = reader(num_audio_ids, config.width, audio_width)
         self.dropout = ByteDropout(config.dropout)
         self.transformer = Transformer(config)
         self.head = nn.Linear(config.width, num_outputs)
@@ -88,12 +140,15 @@ class CoarseSession:
 
     def step(self, ids: Tensor) -> Float[Tensor, "batch output"]:
         """Append one id per row; logits of the next."""
-        ids = ids[:, None]
         self._position = self._position + 1
-        self._valid = torch.cat((self._valid, torch.ones_like(ids, dtype=torch.bool)), dim=1)
-        x = self.decoder.audio.ids(ids) + self.decoder.audio.segments(self._segment)
+        self._valid = torch.cat((self._valid, torch.ones_like(ids[:, None], dtype=torch.bool)), dim=1)
+        x = self.embed(ids[:, None], self._segment)
         hidden = self.decoder.transformer(x, positions=self._position, mask=self._valid[:, None, :], cache=self.cache)
         return self.decoder.head(hidden[:, 0])
+
+    def embed(self, ids: Tokens, segments: Tokens) -> Embeddings:
+        """What the decoder reads of new audio ids."""
+        return self.decoder.audio.ids(ids) + self.decoder.audio.segments(segments)
 
     def select(self, rows: Tensor) -> None:
         """Keep these rows, in this order."""
@@ -105,10 +160,19 @@ class CoarseSession:
 class FineDecoder(nn.Module):
     """Predicts the codes of one finer codebook for all frames at once."""
 
-    def __init__(self, config: TransformerConfig, *, num_text_ids: int, num_codebooks: int, codebook_size: int) -> None:
+    def __init__(
+        self,
+        config: TransformerConfig,
+        *,
+        num_text_ids: int,
+        num_codebooks: int,
+        codebook_size: int,
+        text_width: int | None = None,
+    ) -> None:
+        """With `text_width`, the text comes as a `ReadStream` of vectors this wide."""
         super().__init__()
         self.num_codebooks = num_codebooks
-        self.text = TextReader(num_text_ids, config.width)
+        self.text = reader(num_text_ids, config.width, text_width)
         self.codes = nn.ModuleList(embedding(codebook_size, config.width) for _ in range(num_codebooks))
         self.segments = embedding(NUM_SEGMENTS, config.width)
         self.stages = embedding(num_codebooks - 1, config.width)

@@ -7,7 +7,9 @@ one flat sequence, activations included, in the order of the published checkpoin
 import math
 from dataclasses import dataclass
 from functools import partial
+from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
 from voder.nn.conv import Norm, PaddedConv1d, PaddedConvTranspose1d, PadMode, ResidualLSTM, Signal
@@ -54,6 +56,10 @@ class SEANetConfig:
     """So many blocks next to the audio (first or last layer, then strides) go without a norm."""
     trim_right: float = 1.0
     """Share of the excess that causal transposed convolutions cut on the right."""
+    activation: Literal["elu", "snake"] = "elu"
+    """Between convolutions: ELU, or x + sin²(ax)/a with a learned `a` per channel (2006.08195)."""
+    bidirectional: bool = False
+    """The encoder's LSTM reads both ways, and its output is twice as wide; the decoder's never does."""
 
     @property
     def hop(self) -> int:
@@ -61,17 +67,33 @@ class SEANetConfig:
         return math.prod(self.ratios)
 
 
+class Snake(nn.Module):
+    """x + sin²(ax)/a, with one `a` per channel."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.alpha = nn.Parameter(torch.ones(1, channels, 1))
+
+    def forward(self, x: Signal) -> Signal:
+        """Keep the shape `[batch, channel, sample]`."""
+        return x + (self.alpha + 1e-9).reciprocal() * (self.alpha * x).sin().square()
+
+
+def _activation(config: SEANetConfig, channels: int) -> nn.Module:
+    return Snake(channels) if config.activation == "snake" else nn.ELU()
+
+
 class ResidualUnit(nn.Module):
-    """Two convolutions behind ELUs, added to a shortcut."""
+    """Two convolutions behind activations, added to a shortcut."""
 
     def __init__(self, config: SEANetConfig, channels: int, dilation: int, norm: Norm) -> None:
         super().__init__()
         hidden = max(1, channels // config.compress)
         conv = partial(PaddedConv1d, causal=config.causal, norm=norm, pad_mode=config.pad_mode)
         self.block = nn.Sequential(
-            nn.ELU(),
+            _activation(config, channels),
             conv(channels, hidden, config.residual_kernel, dilation=dilation),
-            nn.ELU(),
+            _activation(config, hidden),
             conv(hidden, channels, 1),
         )
         self.shortcut = nn.Identity() if config.true_skip else conv(channels, channels, 1)
@@ -103,11 +125,13 @@ class SEANetEncoder(nn.Module):
         for i, ratio in enumerate(reversed(config.ratios)):
             norm = _block_norm(config, i + 1)
             layers += _residual_units(config, width, norm)
-            layers += [nn.ELU(), conv(width, 2 * width, 2 * ratio, stride=ratio, norm=norm)]
+            layers += [_activation(config, width), conv(width, 2 * width, 2 * ratio, stride=ratio, norm=norm)]
             width *= 2
         if config.num_lstm_layers:
-            layers.append(ResidualLSTM(width, config.num_lstm_layers))
-        layers += [nn.ELU(), conv(width, config.dim, config.last_kernel, norm=_block_norm(config, depth + 1))]
+            layers.append(ResidualLSTM(width, config.num_lstm_layers, bidirectional=config.bidirectional))
+            width *= 2 if config.bidirectional else 1
+        last = conv(width, config.dim, config.last_kernel, norm=_block_norm(config, depth + 1))
+        layers += [_activation(config, width), last]
         self.layers = nn.Sequential(*layers)
 
     def forward(self, audio: Audio) -> Latents:
@@ -130,11 +154,11 @@ class SEANetDecoder(nn.Module):
             layers.append(ResidualLSTM(width, config.num_lstm_layers))
         for i, ratio in enumerate(config.ratios):
             norm = _block_norm(config, depth - i)
-            layers += [nn.ELU(), up(width, width // 2, 2 * ratio, stride=ratio, norm=norm)]
+            layers += [_activation(config, width), up(width, width // 2, 2 * ratio, stride=ratio, norm=norm)]
             layers += _residual_units(config, width // 2, norm)
             width //= 2
         layers += [
-            nn.ELU(),
+            _activation(config, width),
             conv(width, config.channels, config.last_kernel, norm=_block_norm(config, 0), gain=_QUIET),
         ]
         self.layers = nn.Sequential(*layers)

@@ -1,7 +1,8 @@
 """The one transformer: a pre-norm stack that a mask turns into an encoder, a decoder or a prefix decoder.
 
 Adaptive layer norm (a scale and a shift computed from a condition, as VALL-E's section 4.2.2 does from the
-codebook being predicted) is on when the configuration names a condition width.
+codebook being predicted) is on when the configuration names a condition width. Positions are rotary, or T5's
+relative biases where a stack is built with them.
 """
 
 import math
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from voder.nn.attention import Attention, AttentionMask, Rotation, rotation
 from voder.nn.cache import StaticCache
 from voder.nn.dropout import ByteDropout
+from voder.nn.relative import Bias, RelativePositions
 from voder.shapes import Embeddings
 
 Condition = Float[Tensor, "#batch condition"]
@@ -91,14 +93,16 @@ class Block(nn.Module):
         x: Embeddings,
         *,
         mask: AttentionMask | None,
-        positions: Rotation,
+        positions: Rotation | None,
+        bias: Bias | None,
         condition: Condition | None,
         cache: StaticCache | None,
         layer: int,
     ) -> Embeddings:
         """Run one block."""
         normed = self.attention_norm(x, condition)
-        x = x + self.dropout(self.attention(normed, mask=mask, positions=positions, cache=cache, layer=layer))
+        attended = self.attention(normed, mask=mask, positions=positions, bias=bias, cache=cache, layer=layer)
+        x = x + self.dropout(attended)
         hidden = self.activation(self.ffn_in(self.ffn_norm(x, condition)))
         return x + self.dropout(self.ffn_out(hidden))
 
@@ -106,9 +110,16 @@ class Block(nn.Module):
 class Transformer(nn.Module):
     """A stack of blocks and a final norm."""
 
-    def __init__(self, config: TransformerConfig, condition_width: int | None = None) -> None:
+    def __init__(
+        self,
+        config: TransformerConfig,
+        condition_width: int | None = None,
+        relative: RelativePositions | None = None,
+    ) -> None:
+        """With `relative`, its biases take the place of the rotation."""
         super().__init__()
         self.config = config
+        self.relative = relative
         self.blocks = nn.ModuleList(Block(config, condition_width) for _ in range(config.num_layers))
         self.final_norm = Norm(config.width, condition_width)
         self._initialise()
@@ -132,19 +143,23 @@ class Transformer(nn.Module):
         self,
         x: Embeddings,
         *,
-        positions: Num[Tensor, "batch position"],
+        positions: Num[Tensor, "#batch position"],
         mask: AttentionMask | None = None,
         condition: Condition | None = None,
         cache: StaticCache | None = None,
     ) -> Embeddings:
         """Run the stack.
 
-        `positions` may be fractional or negative. With a cache, `x` holds only what is new and `mask` covers the
-        cached past and the new positions.
+        `positions` may be negative, and fractional where they are rotary; one row of them serves all. With a cache,
+        `x` holds only what is new and `mask` covers the cached past and the new positions.
         """
-        turned = rotation(positions, self.config.width // self.config.num_heads)
+        turned, bias = None, None
+        if self.relative is None:
+            turned = rotation(positions, self.config.width // self.config.num_heads)
+        else:
+            bias = self.relative(positions, positions if cache is None else cache.append_positions(positions))
         for layer, block in enumerate(self.blocks):
-            x = block(x, mask=mask, positions=turned, condition=condition, cache=cache, layer=layer)
+            x = block(x, mask=mask, positions=turned, bias=bias, condition=condition, cache=cache, layer=layer)
         if cache is not None:
             cache.advance(x.shape[1])
         return self.final_norm(x, condition)

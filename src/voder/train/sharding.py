@@ -24,8 +24,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
 from voder.errors import ConfigError
 from voder.train.pieces import is_cut
@@ -38,6 +36,10 @@ class Sharding:
     def __init__(self, task: Task, device: torch.device, *, bf16: bool) -> None:
         """Shard in place. With `bf16`, what autocast would cast is gathered in bfloat16, and summed in float32."""
         self.modules = task.optimised
+        # here, since it brings SymPy, which changes the warnings filter of whoever imports it
+        from torch.distributed.device_mesh import init_device_mesh
+        from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
         mesh = init_device_mesh(device.type, (dist.get_world_size(),))
         # inputs keep their type: autocast decides per operation, and residual streams stay in fp32
         half = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)

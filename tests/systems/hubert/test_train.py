@@ -86,7 +86,7 @@ def test_the_batch_is_described_and_samples_are_written(corpus, tmp_path):
 
 
 def test_an_encoder_without_a_head_cannot_be_pretrained(corpus):
-    with pytest.raises(ConfigError, match="best_rq"):
+    with pytest.raises(ConfigError, match="no head to train it with"):
         task_of(corpus, CONFIGS["hubert"])
 
 

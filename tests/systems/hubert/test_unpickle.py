@@ -123,6 +123,17 @@ def test_damaged_centres_are_refused_by_name(tmp_path, content):
         read_centers(tmp_path / "km.bin")
 
 
+def test_a_dtype_whose_state_would_crash_numpy_is_only_looked_at(tmp_path):
+    content = pickle.dumps({"cluster_centers_": np.ones((4, 3), np.float32)}, protocol=4)
+    damaged = content.replace(b"<\x94NNNJ", b"<\x94NJ")
+    assert damaged != content
+    (tmp_path / "km.bin").write_bytes(damaged)  # numpy's own __setstate__ reads beyond the tuple
+    assert read_centers(tmp_path / "km.bin").tolist() == [[1.0] * 3] * 4
+    big = pickle.dumps({"cluster_centers_": np.ones((2, 2), ">f4")})
+    (tmp_path / "km.bin").write_bytes(big)
+    assert read_centers(tmp_path / "km.bin").tolist() == [[1.0] * 2] * 2
+
+
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(CheckpointError, match=r"none\.bin cannot be read"):
         read_centers(tmp_path / "none.bin")

@@ -6,18 +6,19 @@ import torch
 
 from voder.errors import CheckpointError, ManifestError
 from voder.evaluate.verify import verify_fixtures
+from voder.nn.causal_lm import CausalLmConfig, LoraSizes
 from voder.systems.salmonn import convert
-from voder.systems.salmonn.config import BridgeConfig, LlamaSizes, LoraSizes, SalmonnConfig, published
+from voder.systems.salmonn.config import BridgeConfig, SalmonnConfig, published_model
 from voder.systems.salmonn.data import Example, prepare, read_annotation, write_annotation
-from voder.systems.salmonn.model import Bridge, Salmonn
-from voder.systems.salmonn.prompt import answer_logits, answer_loss, assemble, split_prompt
+from voder.systems.salmonn.model import Bridge, Salmonn, is_trained
+from voder.systems.salmonn.prompt import answer_logits, answer_loss, assemble
 from voder.systems.salmonn.reference import KINDS
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 BRIDGE = BridgeConfig(speech_width=12, audio_width=8, width=16, num_heads=2, ffn_width=24, dropout=0.0)
 CONFIG = SalmonnConfig(
     bridge=BRIDGE,
-    llama=LlamaSizes(width=16, ffn_width=24, num_layers=2, num_heads=2, vocabulary_size=20),
+    lm=CausalLmConfig(width=16, ffn_width=24, num_layers=2, num_heads=2, vocabulary_size=20),
     lora=LoraSizes(dropout=0.0),
 )
 
@@ -90,14 +91,14 @@ def test_gradients_reach_what_is_trained_and_nothing_else(model):
     reached = {name for name, p in model.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
     model.zero_grad()
     assert reached
-    assert all(convert.is_trained(name) for name in reached)
+    assert all(is_trained(name) for name in reached)
     assert any("lora_A" in name for name in reached)
     assert "bridge.queries" in reached
 
 
 def official(model):
     """What a published file holds of this model."""
-    names = {name: convert.OFFICIAL.to_foreign(name) for name in model.state_dict() if convert.is_trained(name)}
+    names = {name: convert.OFFICIAL.to_foreign(name) for name in model.state_dict() if is_trained(name)}
     return {foreign: model.state_dict()[name] for name, foreign in names.items()}
 
 
@@ -108,11 +109,10 @@ def test_published_files_fill_all_that_is_trained(model, tmp_path):
     junk = {"speech_Qformer.bert.embeddings.position_ids": torch.zeros(1, 8)}
     file = tmp_path / "salmonn.pth"
     torch.save({"model": state | junk, "optimizer": {"state": {0: {"step": 1}}}, "epoch": 3}, file)
-    other = Salmonn(CONFIG)
-    delta = convert.load_delta(other, convert.read_delta(file), str(file))
+    delta = convert.fit_delta(Salmonn(CONFIG).state_dict(), convert.read_delta(file), str(file))
     assert delta.ignored == tuple(junk)
-    assert all(torch.equal(other.state_dict()[name], model.state_dict()[name]) for name in delta.filled)
-    assert len(delta.filled) == len(state)
+    assert all(torch.equal(value, model.state_dict()[name]) for name, value in delta.state.items())
+    assert len(delta.state) == len(state)
 
 
 def test_what_is_missing_or_strange_in_a_file_is_named(model, tmp_path):
@@ -120,7 +120,7 @@ def test_what_is_missing_or_strange_in_a_file_is_named(model, tmp_path):
     del state["speech_llama_proj.bias"]
     state["video_proj.weight"] = torch.zeros(1)
     with pytest.raises(CheckpointError, match=r"left over: video_proj\.weight; missing: bridge\.projection\.bias"):
-        convert.load_delta(model, state, "a file")
+        convert.fit_delta(model.state_dict(), state, "a file")
     torch.save({"weights": {}}, tmp_path / "x.pth")
     with pytest.raises(CheckpointError, match="under 'model'"):
         convert.read_delta(tmp_path / "x.pth")
@@ -148,10 +148,25 @@ def test_annotations_are_read_as_they_were_written(tmp_path):
         read_annotation(tmp_path / "c.json")
 
 
-def test_the_prompt_is_the_published_one():
-    before, after = split_prompt("Describe the audio.")
-    assert (before, after) == ("USER: <Speech>", "</Speech> Describe the audio.\nASSISTANT:")
+def test_a_row_padded_in_a_batch_has_the_vectors_it_has_alone(model):
+    noise = torch.Generator().manual_seed(1)
+    speech, audio = torch.randn(1, 60, 12, generator=noise), torch.randn(1, 40, 8, generator=noise)
+    alone = model.bridge(speech, audio)
+    padded = (torch.nn.functional.pad(x, (0, 0, 0, 30), value=7.0) for x in (speech, audio))
+    together = model.bridge(*padded, [60], [40])[:, : model.bridge.num_vectors(60)]
+    assert torch.allclose(together, alone, atol=1e-6)
+    assert [model.bridge.num_vectors(n) for n in (1, 16, 17, 33, 34, 1500)] == [1, 1, 1, 1, 2, 88]
 
 
-def test_the_published_sizes():
-    assert (published("13b").llama.width, published("7b").llama.width) == (5120, 4096)
+def test_the_published_sizes_are_built_without_their_weights():
+    trained = {}
+    for size, width in (("13b", 5120), ("7b", 4096)):
+        with torch.device("meta"):
+            made = Salmonn(published_model(size))
+        trained[size] = sum(p.numel() for name, p in made.named_parameters() if is_trained(name)) / 1e6
+        assert made.config.lm.width == width
+        names = [name for name in made.state_dict() if is_trained(name)]
+        foreign = [convert.OFFICIAL.to_foreign(name) for name in names]
+        assert None not in foreign
+        assert [convert.OFFICIAL.to_ours(name) for name in foreign] == names
+    assert trained == pytest.approx({"13b": 33.33, "7b": 30.19}, abs=0.01)

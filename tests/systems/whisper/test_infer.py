@@ -154,3 +154,21 @@ def test_recordings_from_one_sample_to_a_window_and_more_come_back(ears, num_sam
     assert found.heard_s == num_samples / 16_000
     assert all(0 <= s.start_s <= s.end_s <= found.heard_s for s in found.segments)
     assert bool(found.segments) <= (num_samples >= 160)
+
+
+def test_beams_of_several_recordings_are_searched_side_by_side(ears, clips):
+    listener = ears.configured(beam_size=3)
+    assert listener.transcribe_batch(clips[1:]) == [listener.transcribe(clip) for clip in clips[1:]]
+
+
+def test_half_precision_weights_take_recordings_as_they_are(clips):
+    torch.manual_seed(1)
+    half = WhisperTranscriber(WhisperModel(SYSTEM.preset("tiny").model).eval().to(torch.bfloat16), PLAIN)
+    heard = half.transcribe(clips[1])
+    assert heard.heard_s == clips[1].duration_s
+    assert sum(half.identify_language(clips[1].samples[0], 16_000).values()) == pytest.approx(1)
+
+
+def test_options_nobody_knows_are_refused_with_the_nearest(ears):
+    with pytest.raises(ConfigError, match="no option 'beam_sizes' for listening; the nearest is 'beam_size'"):
+        ears.configured(beam_sizes=5)

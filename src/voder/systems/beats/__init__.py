@@ -8,6 +8,7 @@ from torch import Tensor
 from voder import hub
 from voder.systems.beats.config import PRESETS, BeatsConfig, BeatsTaskConfig
 from voder.systems.beats.model import Beats
+from voder.systems.beats.stages import STAGES, anatomy
 
 
 def _task() -> type:
@@ -32,4 +33,6 @@ SYSTEM = hub.System(
     default_preset="base",
     roles=("Encoder",),
     original=_original,
+    stages=STAGES,
+    anatomy=anatomy,
 )

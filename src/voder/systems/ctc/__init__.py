@@ -6,6 +6,7 @@ from voder import hub
 from voder.checkpoint import Checkpoint
 from voder.systems.ctc.config import PRESETS, CtcConfig, CtcTaskConfig
 from voder.systems.ctc.model import CtcModel
+from voder.systems.ctc.stages import STAGES, anatomy
 
 
 def _task() -> type:
@@ -31,4 +32,6 @@ SYSTEM = hub.System(
     default_preset="small",
     roles=("Transcriber",),
     verbs=_verbs,
+    stages=STAGES,
+    anatomy=anatomy,
 )

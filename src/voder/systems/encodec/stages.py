@@ -87,9 +87,9 @@ def anatomy(config: EncodecConfig) -> Mapping[str, str]:
     kind = "residual vector" if config.quantizer == "rvq" else "finite scalar"
     parts = {
         "encoder": (
-            f"SEANet, {net.channels} channel(s) at {config.sample_rate_hz} Hz, strides {strides}, {net.dim} channels at "
-            f"{config.sample_rate_hz / net.hop:g} frames/s; {kind} quantizer, {config.num_codebooks} x "
-            f"{config.codebook_size} codes"
+            f"SEANet, {'mono' if net.channels == 1 else 'stereo'} at {config.sample_rate_hz} Hz, strides {strides}, "
+            f"{net.dim} channels at {config.sample_rate_hz / net.hop:g} frames/s; {kind} quantizer, "
+            f"{config.num_codebooks} x {config.codebook_size} codes"
         )
     }
     if config.lm is not None:

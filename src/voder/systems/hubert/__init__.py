@@ -3,6 +3,7 @@
 from voder import hub
 from voder.systems.hubert.config import PRESETS, HubertConfig, HubertTaskConfig
 from voder.systems.hubert.model import SpeechEncoder
+from voder.systems.hubert.stages import STAGES, anatomy
 
 
 def _task() -> type:
@@ -20,4 +21,6 @@ SYSTEM = hub.System(
     presets=PRESETS,
     default_preset="hubert-base",
     roles=("Encoder", "UnitTokenizer"),
+    stages=STAGES,
+    anatomy=anatomy,
 )

@@ -160,9 +160,15 @@ class HubertTaskConfig:
     batch_items: int = 16
     """Crops in one batch; halve it when memory runs out."""
     mask_start: float = 0.01
-    """Chance of a mel frame (10 ms) to start a masked span."""
+    """Chance of a frame to start a masked span: a mel frame of 10 ms (best_rq), or one of the encoder's (hubert)."""
     mask_span: int = 40
-    """Mel frames in a span."""
+    """Such frames in a span."""
+    labels: str = "km"
+    """Suffix of the label files beside the manifests: train.km, valid.km (hubert)."""
+    label_rate_hz: float = 50.0
+    """Labels per second: 100 for clusters of MFCCs, 50 for those of an encoder's layer (hubert)."""
+    feature_penalty: float = 0.0
+    """Weight of the mean square of what the convolutions give (HuBERT: 10)."""
     cache_mb: int = 1024
     """Decoded audio kept in memory, at most."""
     evaluate_items: int = 64

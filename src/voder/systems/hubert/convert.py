@@ -254,7 +254,10 @@ def _count(state: Mapping[str, Tensor], part: str) -> int:
 LAYOUTS = {"fairseq": "a file of weights", "huggingface": "a folder that transformers loads"}
 MARKS = Marks(
     model_types=tuple(_FAMILIES),
-    names=("feature_extractor.conv_layers.0.0.weight", "w2v_encoder.w2v_model.feature_extractor.conv_layers.0.0.weight"),
+    names=(
+        "feature_extractor.conv_layers.0.0.weight",
+        "w2v_encoder.w2v_model.feature_extractor.conv_layers.0.0.weight",
+    ),
 )
 
 

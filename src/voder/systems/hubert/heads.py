@@ -85,11 +85,16 @@ class ContrastHead(nn.Module):
         self.project_q = nn.Linear(label_dim, label_dim)
         self.final_proj = nn.Linear(dim, label_dim)
 
-    def quantise(self, features: Float[Tensor, "batch masked conv_channel"]) -> Quantised:
-        """The most probable entry of every codebook, without Gumbel noise."""
+    def quantise(
+        self, features: Float[Tensor, "batch masked conv_channel"], *, temperature: float | None = None
+    ) -> Quantised:
+        """The most probable entry of every codebook; with a temperature, under Gumbel noise, and gradients pass."""
         batch, masked = features.shape[:2]
         logits = self.weight_proj(features).float().view(batch * masked, self.num_codebooks, self.num_labels)
-        chosen = F.one_hot(logits.argmax(dim=-1), self.num_labels).float()
+        if temperature is None:
+            chosen = F.one_hot(logits.argmax(dim=-1), self.num_labels).float()
+        else:
+            chosen = F.gumbel_softmax(logits, tau=temperature, hard=True)
         entries = self.vars.view(self.num_codebooks, self.num_labels, -1)
         picked = torch.einsum("fkl,kld->fkd", chosen, entries).reshape(batch, masked, -1)
         return Quantised(

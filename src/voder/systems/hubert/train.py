@@ -1,11 +1,13 @@
-"""Pre-training with BEST-RQ (2202.01855): predict the labels of masked frames, labels of a frozen projection.
+"""Pre-training: predict the labels of masked frames.
 
-The cheapest objective there is: nothing is clustered, quantised or contrasted. Networks on waveforms get the mask
-embedding in place of masked frames, as in HuBERT; w2v-BERT gets noise in place of masked mel frames, as in the paper.
+With a head of best_rq (2202.01855) the labels are those of a frozen projection, the cheapest there are: nothing is
+clustered, quantised or contrasted. Networks on waveforms get the mask embedding in place of masked frames, as in
+HuBERT; w2v-BERT gets noise in place of masked mel frames, as in the paper. With a head of hubert (2106.07447) they are
+clusters, which `labels.py` makes and `clusters.py` reads. With a head of wav2vec2 (2006.11477) frames are not labelled
+but told from one another: `contrast.py`.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,30 +24,17 @@ from voder.data.summary import summarize
 from voder.errors import ConfigError
 from voder.files import write_text
 from voder.metrics.codes import perplexity
-from voder.shapes import Audio, Mask, Scalar, Tokens
+from voder.shapes import Audio, Mask, Tokens
+from voder.systems.hubert import clusters, contrast
 from voder.systems.hubert.config import HubertTaskConfig
-from voder.systems.hubert.heads import BestRqHead
+from voder.systems.hubert.heads import BestRqHead, ClusterHead, ContrastHead
 from voder.systems.hubert.model import SpeechEncoder
+from voder.systems.hubert.objective import CropBatch, Prediction, cross_entropy, mean_square
 from voder.systems.hubert.targets import draw_spans, normalize_bands, stack_frames
-from voder.train.task import Loss, Task, TensorBatch
+from voder.train.task import Loss, Task
 
 _NOISE = 0.1
 _VALID_SEED = 20_220_203  # masks of the validation crops never change
-
-
-@dataclass
-class CropBatch(TensorBatch):
-    """Crops of one length."""
-
-    audio: Audio
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """Logits and labels of the masked frames."""
-
-    logits: Tensor
-    labels: Tensor
 
 
 class HubertTask(Task):
@@ -57,11 +46,27 @@ class HubertTask(Task):
 
     def __init__(self, model: nn.Module, config: HubertTaskConfig, data: Path, *, seed: int) -> None:
         super().__init__(model, config, data, seed=seed)
-        if not isinstance(self.model.head, BestRqHead):
-            raise ConfigError("this encoder has no best_rq head; set model.head.objective=best_rq to pre-train it")
+        if self.model.head is None:
+            raise ConfigError(
+                "this encoder has no head to train it with; set model.head.objective to best_rq or another"
+            )
+        if isinstance(self.model.head, ContrastHead) and self.model.config.family == "w2v_bert":
+            raise ConfigError("model.head.objective=wav2vec2 needs convolutions, which w2v_bert has not; use best_rq")
         self.train_manifest = Manifest.open(data / "train.jsonl")
         self.valid_manifest = Manifest.open(data / "valid.jsonl")
-        self.crops = self._crops(self.train_manifest)
+        self.labelled: clusters.LabelledCrops | None = None
+        if isinstance(self.model.head, ClusterHead):
+            self.labelled = clusters.LabelledCrops(self.train_manifest, self.model, config)
+        else:
+            self._refuse_labels(config)
+            self.crops = self._crops(self.train_manifest)
+
+    @staticmethod
+    def _refuse_labels(config: HubertTaskConfig) -> None:
+        default = HubertTaskConfig()
+        for name in ("labels", "label_rate_hz"):
+            if getattr(config, name) != getattr(default, name):
+                raise ConfigError(f"task.{name} acts only with model.head.objective=hubert; leave it out")
 
     def _crops(self, manifest: Manifest) -> RandomCrops:
         rate = self.model.sample_rate_hz
@@ -76,18 +81,30 @@ class HubertTask(Task):
     def batch(self, step: int, rank: int, world: int) -> CropBatch:
         """This rank's share of the step's crops; they do not depend on how many ranks there are."""
         items = range(rank, self.config.batch_items, world)
-        crops = [self.crops.crop(generator(self.seed, "crop", step, item)) for item in items]
+        draws = [generator(self.seed, "crop", step, item) for item in items]
+        if self.labelled is not None:
+            return self.labelled.batch(draws)
+        crops = [self.crops.crop(draw) for draw in draws]
         return CropBatch(audio=torch.from_numpy(np.stack(crops)))
 
     def losses(self, batch: CropBatch, step: int) -> Iterator[tuple[str, Loss]]:
         """One phase."""
-        made = self.predict(batch.audio)
-        value = cross_entropy(made)
+        made = self.predict(batch, step)
+        value = cross_entropy(made) + made.added + self.config.feature_penalty * made.features
         hit = (made.logits.argmax(dim=-1) == made.labels).float().mean()
-        yield "model", Loss(value=value, weight=float(len(batch.audio)), logs={"accuracy": hit})
+        logs = {"accuracy": hit, "features": made.features.detach()}
+        yield "model", Loss(value=value, weight=float(len(batch.audio)), logs=logs)
 
-    def predict(self, audio: Audio) -> Prediction:
-        """Mask spans of crops and predict what they hold."""
+    def predict(self, batch: CropBatch, step: int | None = None) -> Prediction:
+        """Mask spans of crops and predict what they hold; `step` is given while training."""
+        if isinstance(self.model.head, ContrastHead):
+            start, span = self.config.mask_start, self.config.mask_span
+            return contrast.predict(self.model, batch.audio, start=start, span=span, step=step)
+        if isinstance(batch, clusters.LabelledBatch):
+            return clusters.predict(self.model, batch, start=self.config.mask_start, span=self.config.mask_span)
+        return self._predict_projected(batch.audio)
+
+    def _predict_projected(self, audio: Audio) -> Prediction:
         head, model = self.model.head, self.model
         assert isinstance(head, BestRqHead)
         mel = kaldi_fbank(audio[:, 0], model.mel)
@@ -99,14 +116,16 @@ class HubertTask(Task):
         if model.config.family == "w2v_bert":
             heard, frames = model.mel_frames(audio[:, 0], None)
             noisy = torch.where(spans[..., None], torch.randn_like(heard) * _NOISE, heard)
-            hidden = self._run(model.front_of_mel(noisy, frames), None)
+            front = model.front_of_mel(noisy, frames)
+            hidden = self._run(front, None)
         else:
             front = model.front(audio[:, 0], None)
             # the waveform's frames and the mel's differ by one at the end, at most
             hidden = self._run(front, F.pad(masked, (0, max(0, front.features.shape[1] - masked.shape[1]))))
         count = min(hidden.shape[1], labels.shape[1])
         chosen = masked[:, :count]
-        return Prediction(head(hidden[:, :count][chosen]), labels[:, :count][chosen])
+        features = mean_square(front.features, front.valid)
+        return Prediction(head(hidden[:, :count][chosen]), labels[:, :count][chosen], features)
 
     def labels(self, mel: Tensor) -> Tokens:
         """Labels of every stacked mel frame of crops."""
@@ -126,30 +145,42 @@ class HubertTask(Task):
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
         """Cross-entropy and accuracy of masked frames, and how many labels are used, on crops that stay the same."""
-        manifest = self.valid_manifest if len(self.valid_manifest) else self.train_manifest
-        crops, device = self._crops(manifest), next(self.model.parameters()).device
-        losses, hits, labels = [], [], []
+        device = next(self.model.parameters()).device
+        losses, hits, labels, used = [], [], [], []
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(_VALID_SEED)
-            for item in range(self.config.evaluate_items):
-                audio = torch.from_numpy(crops.crop(generator(_VALID_SEED, "crop", item)))[None].to(device)
-                made = self.predict(audio)
+            for batch in self._valid_batches(self.config.evaluate_items):
+                made = self.predict(batch.to(device))
                 losses.append(float(cross_entropy(made)))
                 hits.append(float((made.logits.argmax(dim=-1) == made.labels).float().mean()))
                 labels.append(made.labels.cpu().numpy())
-        used = perplexity(np.concatenate(labels)[None], made.logits.shape[1])
-        return {"score": float(np.mean(losses)), "accuracy": float(np.mean(hits)), "label_perplexity": float(used[0])}
+                used += [] if made.used is None else [float(made.used)]
+        figures = {"score": float(np.mean(losses)), "accuracy": float(np.mean(hits))}
+        if used:
+            return figures | {"code_perplexity": float(np.mean(used))}
+        occurring = perplexity(np.concatenate(labels)[None], made.logits.shape[1])
+        return figures | {"label_perplexity": float(occurring[0])}
+
+    def _valid_batches(self, count: int) -> Iterator[CropBatch]:
+        """The same crops every time."""
+        manifest = self.valid_manifest if len(self.valid_manifest) else self.train_manifest
+        if self.labelled is not None:
+            crops = clusters.LabelledCrops(manifest, self.model, self.config)
+            yield from (crops.whole(item) for item in range(min(count, len(crops.usable))))
+            return
+        drawn = self._crops(manifest)
+        for item in range(count):
+            crop = drawn.crop(generator(_VALID_SEED, "crop", item))
+            yield CropBatch(audio=torch.from_numpy(crop)[None])
 
     @torch.no_grad()
     def samples(self, folder: Path) -> None:
         """Labels of validation crops and what was predicted for the masked ones among them."""
-        manifest = self.valid_manifest if len(self.valid_manifest) else self.train_manifest
-        crops, device = self._crops(manifest), next(self.model.parameters()).device
+        device = next(self.model.parameters()).device
         lines = ["labels\tpredicted"]
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(_VALID_SEED)
-            audio = torch.from_numpy(crops.crop(generator(_VALID_SEED, "crop", 0)))[None].to(device)
-            made = self.predict(audio)
+            made = self.predict(next(self._valid_batches(1)).to(device))
         pairs = (made.labels, made.logits.argmax(dim=-1))
         lines.append("\t".join(" ".join(map(str, ids.tolist())) for ids in pairs))
         write_text(folder / "labels.tsv", "\n".join(lines) + "\n")
@@ -158,7 +189,7 @@ class HubertTask(Task):
         """What a crop is and how much of it is predicted."""
         torch_state = torch.get_rng_state()
         with torch.no_grad():
-            made = self.predict(batch.audio.to(next(self.model.parameters()).device))
+            made = self.predict(batch.to(next(self.model.parameters()).device))
         torch.set_rng_state(torch_state)
         items, _, samples = batch.audio.shape
         return (
@@ -170,9 +201,3 @@ class HubertTask(Task):
     def provenance(self) -> dict[str, Any]:
         """The manifests that were trained and judged on."""
         return {"data": {"train": summarize(self.train_manifest), "valid": summarize(self.valid_manifest)}}
-
-
-def cross_entropy(made: Prediction) -> Scalar:
-    """In fp32."""
-    with torch.autocast(made.logits.device.type, enabled=False):
-        return F.cross_entropy(made.logits.float(), made.labels)

@@ -55,6 +55,19 @@ class Inert:
         return id(self)
 
 
+class _Dtype(Inert):
+    """A numpy dtype: its code and byte order. numpy itself takes its state on trust, and crashes on a damaged one."""
+
+    def value(self) -> np.dtype:
+        code = self.arguments[0] if self.arguments else None
+        if not isinstance(code, str) or not _NUMERIC.fullmatch(code):
+            raise pickle.UnpicklingError(f"dtype {code!r} is not a number")
+        order: Any = self.state[1] if isinstance(self.state, tuple) and len(self.state) > 1 else "="
+        if order not in ("<", ">", "=", "|"):
+            raise pickle.UnpicklingError(f"byte order {order!r}")
+        return np.dtype(code).newbyteorder(order)
+
+
 class _Array(Inert):
     """A numpy array inside the pickle: its state has shape, dtype, order and bytes."""
 
@@ -68,19 +81,23 @@ class _JoblibArray(Inert):
 
     def read(self, file: io.BytesIO) -> np.ndarray:
         state: dict[str, Any] = self.state
-        dtype, shape = state["dtype"], tuple(int(size) for size in state["shape"])
+        dtype, shape = _plain(state["dtype"]), tuple(int(size) for size in state["shape"])
         if state.get("numpy_array_alignment_bytes") is not None:
             file.read(file.read(1)[0])
         count = int(np.prod(shape, dtype=np.int64))
-        if not isinstance(dtype, np.dtype) or count < 0:
-            raise pickle.UnpicklingError("an array of objects")
+        if count < 0 or any(size < 0 for size in shape):
+            raise pickle.UnpicklingError(f"an array of shape {shape}")
         return _to_array(file.read(count * dtype.itemsize), dtype, shape, state.get("order") == "F")
 
 
-def _to_array(data: bytes, dtype: Any, shape: tuple[int, ...], fortran: bool) -> np.ndarray:
-    if not isinstance(dtype, np.dtype) or dtype.hasobject:
+def _plain(dtype: Any) -> np.dtype:
+    if not isinstance(dtype, _Dtype):
         raise pickle.UnpicklingError("an array of objects")
-    flat = np.frombuffer(data, dtype=dtype)
+    return dtype.value()
+
+
+def _to_array(data: bytes, dtype: Any, shape: tuple[int, ...], fortran: bool) -> np.ndarray:
+    flat = np.frombuffer(data, dtype=dtype if isinstance(dtype, np.dtype) else _plain(dtype))
     return flat.reshape(shape[::-1]).T if fortran else flat.reshape(shape)
 
 
@@ -96,12 +113,6 @@ def _latin(text: Any, encoding: Any = "latin1") -> bytes:
     return text.encode("latin1")
 
 
-def _dtype(code: Any, *rest: Any) -> np.dtype:
-    if not isinstance(code, str) or not _NUMERIC.fullmatch(code):
-        raise pickle.UnpicklingError(f"dtype {code!r} is not a number")
-    return np.dtype(code, False, True)
-
-
 def _make(cls: Any, *rest: Any) -> Any:
     """What copyreg does for old-style objects, for inert classes only."""
     if isinstance(cls, type) and issubclass(cls, Inert):
@@ -112,7 +123,7 @@ def _make(cls: Any, *rest: Any) -> Any:
 def _resolve(module: str, name: str) -> Any:
     top = module.partition(".")[0]
     if top == "numpy" and name == "dtype":
-        return _dtype
+        return _Dtype
     if top == "numpy" and name == "_reconstruct":
         return _Array
     if top == "numpy" and name == "_frombuffer":

@@ -6,14 +6,23 @@ LLaMA's licence) and the encoders come from elsewhere: 13B wants Vicuna v1.1, an
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
-from voder.errors import CheckpointError
-from voder.interop import RenameTable, Rule, read_sections, rename
-from voder.systems.salmonn.model import Salmonn
+from voder import checkpoint
+from voder.errors import CheckpointError, FittedPartMismatch
+from voder.files import atomic_path
+from voder.interop import Coverage, Marks, RenameTable, Rule, export, read_sections, rename
+from voder.nn.causal_lm import CausalLmConfig
+from voder.systems.salmonn.config import SalmonnConfig, SalmonnTaskConfig, published_model
+from voder.systems.salmonn.model import Salmonn, borrowed_names, is_trained
+from voder.systems.salmonn.parts import Parts, fitted_config
+
+LAYOUTS = {"salmonn": "a .pth file of what was trained, as the authors' code loads it"}
+MARKS = Marks(names=("speech_llama_proj.weight",))
 
 _LAYER = "speech_Qformer.bert.encoder.layer.{i}."
 _OURS = "bridge.layers.{i}."
@@ -49,28 +58,22 @@ OFFICIAL = RenameTable(
 )
 
 
-def is_trained(name: str) -> bool:
-    """Whether a weight of ours is one that SALMONN trains, and its checkpoints hold."""
-    return name.startswith("bridge.") or ".lora_" in name
-
-
 @dataclass(frozen=True, kw_only=True)
 class Delta:
     """What a published checkpoint brought."""
 
-    filled: tuple[str, ...]
-    """Our names."""
+    state: dict[str, Tensor]
+    """By our names."""
     ignored: tuple[str, ...]
     """Foreign names that are known to carry nothing."""
 
 
-def load_delta(model: Salmonn, state: Mapping[str, Tensor], where: str) -> Delta:
-    """Fill everything that SALMONN trains; the frozen language model stays as it is.
+def fit_delta(own: Mapping[str, Tensor], state: Mapping[str, Tensor], where: str) -> Delta:
+    """Find a place for everything that SALMONN trains, among the weights `own` of a model.
 
     Raises:
         CheckpointError: a trained weight stays empty, or something in the file has no place; all are named.
     """
-    own = model.state_dict()
     found = rename(state, own, OFFICIAL)
     empty = [name for name in found.missing if is_trained(name)]
     problems = {
@@ -82,8 +85,7 @@ def load_delta(model: Salmonn, state: Mapping[str, Tensor], where: str) -> Delta
     said = "; ".join(f"{label}: {', '.join(names)}" for label, names in problems.items() if names)
     if said:
         raise CheckpointError(f"the weights in {where} do not fit this SALMONN: {said}")
-    model.load_state_dict({**own, **found.state})
-    return Delta(filled=tuple(found.state), ignored=found.ignored)
+    return Delta(state=found.state, ignored=found.ignored)
 
 
 def read_delta(file: Path) -> dict[str, Tensor]:
@@ -96,3 +98,94 @@ def read_delta(file: Path) -> dict[str, Tensor]:
     if not isinstance(section, dict) or not all(isinstance(value, Tensor) for value in section.values()):
         raise CheckpointError(f"{file} is no SALMONN checkpoint: it must hold a table of tensors under 'model'")
     return {str(name): value.float() if value.is_floating_point() else value for name, value in section.items()}
+
+
+def import_checkpoint(source: Path, output: Path, *, lm: Path, speech: Path, audio: Path) -> Coverage:
+    """Convert a published file, with the parts that it was trained on, into a checkpoint folder of ours.
+
+    Args:
+        source: `salmonn_v1.pth` or `salmonn_7b_v0.pth`.
+        output: the folder to write; its parts are hard links where the disk is the same.
+        lm: a checkpoint of the system lm: Vicuna 13B v1.1, or 7B v1.5.
+        speech: a checkpoint with Whisper large-v2's encoder.
+        audio: a checkpoint of the fine-tuned BEATs iter3+ (cpt2).
+
+    Raises:
+        FittedPartMismatch: the language model is another Vicuna.
+        CheckpointError: damaged, or of another model; all names are given.
+    """
+    state = read_delta(source)
+    parts = Parts.of_task(SalmonnTaskConfig(speech=str(speech), audio=str(audio), lm=str(lm)))
+    config = fitted_config(_published_like(state, source), parts)
+    refuse_wrong_vicuna(config.lm, lm)
+    with torch.device("meta"):
+        own = Salmonn(config).state_dict()
+    delta = fit_delta(own, state, str(source))
+    trained = {name: delta.state[name] for name in own if is_trained(name)}
+    provenance = {"converted_from": source.name, "layout": "salmonn", "licence": "Apache-2.0, and that of the parts"}
+    checkpoint.save(
+        output,
+        system="salmonn",
+        config=config,
+        state=trained,
+        parts=parts.folders,
+        provenance=provenance,
+        borrowed=borrowed_names(own),
+    )
+    return Coverage(state=trained, ignored=delta.ignored)
+
+
+def _published_like(state: Mapping[str, Tensor], source: Path) -> SalmonnConfig:
+    """The published configuration whose projection and LoRA have the shapes of a file's."""
+    try:
+        width, bridge_width = state["speech_llama_proj.weight"].shape
+        ranks = {value.shape[0] for name, value in state.items() if ".lora_A." in name}
+        (rank,) = ranks
+    except (KeyError, ValueError) as error:
+        raise CheckpointError(f"{source} lacks a projection or LoRA of one rank ({error}); it is no SALMONN") from error
+    base = published_model("13b" if width == published_model("13b").lm.width else "7b")
+    layers = {name.split(".")[4] for name in state if name.startswith("speech_Qformer.bert.encoder.layer.")}
+    inner = state.get("speech_Qformer.bert.encoder.layer.0.intermediate_query.dense.bias")
+    queries = state.get("speech_query_tokens")
+    bridge = replace(
+        base.bridge,
+        width=bridge_width,
+        num_layers=max(1, len(layers)),
+        ffn_width=base.bridge.ffn_width if inner is None else inner.shape[0],
+        num_queries=1 if queries is None else queries.shape[1],
+    )
+    return replace(base, bridge=bridge, lora=replace(base.lora, rank=rank))
+
+
+def refuse_wrong_vicuna(found: CausalLmConfig, where: Path) -> None:
+    """Tell the Vicuna versions apart by what their configs say.
+
+    Raises:
+        FittedPartMismatch: a language model of a published width that is not the one SALMONN was trained on.
+    """
+    versions = {"13b": "Vicuna 13B v1.1 (LLaMA-1)", "7b": "Vicuna 7B v1.5 (LLaMA-2)"}
+    for size, version in versions.items():
+        wanted = published_model(size).lm  # type: ignore[arg-type]
+        if found.width != wanted.width:
+            continue
+        names = ("norm_epsilon", "max_positions", "num_layers", "num_heads")
+        other = [name for name in names if getattr(found, name) != getattr(wanted, name)]
+        if other:
+            said = ", ".join(f"{name} {getattr(found, name)} instead of {getattr(wanted, name)}" for name in other)
+            raise FittedPartMismatch(f"SALMONN {size} was trained on {version}; {where} is another one: {said}")
+
+
+def export_checkpoint(folder: Path, output: Path, layout: str) -> list[str]:
+    """Write what a checkpoint of ours has trained as the authors' code loads it.
+
+    Raises:
+        CheckpointError: not a checkpoint of this system.
+    """
+    found = checkpoint.read(folder)
+    if found.system != "salmonn":
+        raise CheckpointError(f"{folder} is a {found.system}; a salmonn is wanted here")
+    state = checkpoint.load_tensors(found.folder / checkpoint.WEIGHTS_FILE)
+    content = {"model": export(state, OFFICIAL)}
+    with atomic_path(output) as temporary:
+        torch.save(content, temporary)
+    return []

@@ -1,8 +1,10 @@
-"""The authors' training data: `{"annotation": [{"path", "text", "task", "Q"?, "expand_wav"?}]}`, and how clips are cut.
+"""Examples to learn from, and how recordings are cut.
 
-Where the original trusts that every file is 16 kHz, recordings are resampled here by whoever reads them.
+They are the authors' `{"annotation": [{"path", "text", "task", "Q"?, "expand_wav"?}]}`, or a folder of `voder prepare`,
+whose transcripts are answers. Where the original trusts that every file is 16 kHz, other rates are resampled here.
 """
 
+import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -12,11 +14,15 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32
 
+from voder.audio.io import AudioClip, read_audio
+from voder.config import nearest
+from voder.data.manifest import Manifest, Utterance
 from voder.errors import ManifestError
 from voder.files import write_text
+from voder.systems.salmonn.config import SAMPLE_RATE_HZ, WINDOW_S
+from voder.systems.salmonn.prompts import PROMPTS
 
-SAMPLE_RATE_HZ = 16_000
-MAX_SAMPLES = 30 * SAMPLE_RATE_HZ
+MAX_SAMPLES = WINDOW_S * SAMPLE_RATE_HZ
 _GAP = 1600
 """Zeros before every further clip of an example: 0.1 s."""
 
@@ -35,6 +41,67 @@ class Example:
     """Fills the slot of prompts that have one."""
     expand_wav: tuple[str, ...] = ()
     """Recordings that follow the first."""
+    utterance: Utterance | None = None
+    """Where the recording is a stretch of a file that a manifest lists."""
+
+    def read(self, folder: Path) -> Float32[np.ndarray, " sample"]:
+        """The example's sound at 16 kHz, joined, filled up and cut; paths are below `folder`.
+
+        Raises:
+            AudioError: a recording cannot be read.
+        """
+        if self.utterance is not None:
+            clips = [self.utterance.read(sample_rate_hz=SAMPLE_RATE_HZ, channels=1)]
+        else:
+            paths = [folder / path for path in (self.path, *self.expand_wav)]
+            clips = [read_audio(path, sample_rate_hz=SAMPLE_RATE_HZ, channels=1) for path in paths]
+        return prepare([clip.samples.T for clip in clips])
+
+    def clip(self, folder: Path) -> AudioClip:
+        """The same as a clip."""
+        return AudioClip(self.read(folder)[None], SAMPLE_RATE_HZ)
+
+
+@dataclass(frozen=True)
+class Examples:
+    """What a file or manifest holds."""
+
+    source: Path
+    folder: Path
+    """What relative paths start from."""
+    rows: list[Example]
+
+    @property
+    def sha256(self) -> str:
+        """Of the file."""
+        return hashlib.sha256(self.source.read_bytes()).hexdigest()
+
+    def of_tasks(self, tasks: Sequence[str]) -> list[Example]:
+        """Those of some tasks, with something to answer."""
+        return [row for row in self.rows if row.task in tasks and row.text.strip()]
+
+
+def open_examples(data: Path, split: str) -> Examples:
+    """Open `SPLIT.jsonl` of `voder prepare`, or `SPLIT.json` of the authors.
+
+    Raises:
+        ManifestError: neither or both are there, one is damaged, or a task is not known.
+    """
+    manifest, annotation = data / f"{split}.jsonl", data / f"{split}.json"
+    if manifest.is_file() and annotation.is_file():
+        raise ManifestError(f"{data} has both {manifest.name} and {annotation.name}; move one of them away")
+    if annotation.is_file():
+        rows = read_annotation(annotation)
+        for number, row in enumerate(rows):
+            if row.task not in PROMPTS:
+                raise ManifestError(
+                    f"{annotation}, example {number}: no task {row.task!r}{nearest(row.task, list(PROMPTS))}"
+                )
+            if row.task.endswith("QA") and not row.question:
+                raise ManifestError(f"{annotation}, example {number}: the task {row.task} needs a question under 'Q'")
+        return Examples(annotation, data, rows)
+    spoken = [Example(path=str(u.audio), text=u.text or "", task="asr", utterance=u) for u in Manifest.open(manifest)]
+    return Examples(manifest, data, spoken)
 
 
 def prepare(clips: Sequence[Float32[np.ndarray, "_ _"]]) -> Float32[np.ndarray, " joined"]:

@@ -6,22 +6,20 @@ one vector, which a linear layer brings to the language model's width. The langu
 query and value projections; the strength of that LoRA can be set at run time.
 """
 
-import warnings
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from voder.nn.attention import attend
+from voder.nn.causal_lm import build_causal_lm, set_lora_factor, with_lora
 from voder.nn.dropout import ByteDropout
 from voder.shapes import Embeddings
-from voder.systems.salmonn.config import BridgeConfig, LlamaSizes, LoraSizes, SalmonnConfig
+from voder.systems.salmonn.config import BridgeConfig, SalmonnConfig
 
 _BERT_EPSILON = 1e-12
-_LLAMA_EPSILON = 1e-6
-_MAX_POSITIONS = 2048
 
 
 class BertAttention(nn.Module):
@@ -82,13 +80,15 @@ class Bridge(nn.Module):
         self,
         speech: Float[Tensor, "batch frame speech_channel"],
         audio: Float[Tensor, "batch patch audio_channel"] | None = None,
+        speech_lengths: Sequence[int] | None = None,
+        audio_lengths: Sequence[int] | None = None,
     ) -> Embeddings:
-        """Vectors for the language model, window after window.
+        """Vectors for the language model, window after window; of each row the first `num_vectors` are its own.
 
         Frames that do not fill the last window are dropped, as in the original; fewer frames than one window, at which
         the original fails, are filled up with zeros.
         """
-        frames = self._side_by_side(speech, audio)
+        frames = self._side_by_side(speech, audio, speech_lengths, audio_lengths)
         frames = F.pad(frames, (0, 0, 0, max(0, self.config.window_frames - frames.shape[1])))
         windows = frames.unfold(1, self.config.window_frames, self.config.stride_frames).transpose(2, 3)
         batch, count = windows.shape[:2]
@@ -98,54 +98,33 @@ class Bridge(nn.Module):
         projected: Tensor = self.projection(x)
         return projected.reshape(batch, -1, projected.shape[-1])
 
-    def _side_by_side(self, speech: Tensor, audio: Tensor | None) -> Tensor:
+    def num_vectors(self, num_frames: int) -> int:
+        """How many vectors a recording of so many frames becomes."""
+        windows = 1 + max(0, num_frames - self.config.window_frames) // self.config.stride_frames
+        return windows * self.config.num_queries
+
+    def _side_by_side(
+        self,
+        speech: Tensor,
+        audio: Tensor | None,
+        speech_lengths: Sequence[int] | None,
+        audio_lengths: Sequence[int] | None,
+    ) -> Tensor:
         if (audio is None) != (self.audio_norm is None):
             raise ValueError("audio features must be given exactly when audio_width is not 0")
-        normed = [self.speech_norm(speech)]
+        normed = [_silenced(self.speech_norm(speech), speech_lengths)]
         if audio is not None and self.audio_norm is not None:
-            normed.append(self.audio_norm(audio))
+            normed.append(_silenced(self.audio_norm(audio), audio_lengths))
         longest = max(x.shape[1] for x in normed)
         return torch.cat([F.pad(x, (0, 0, 0, longest - x.shape[1])) for x in normed], dim=-1)
 
 
-def build_llama(sizes: LlamaSizes, lora: LoraSizes) -> Any:
-    """A fresh Llama with LoRA (`peft.PeftModel`); only the LoRA is trainable."""
-    from peft import LoraConfig, get_peft_model
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    config = LlamaConfig(
-        vocab_size=sizes.vocabulary_size,
-        hidden_size=sizes.width,
-        intermediate_size=sizes.ffn_width,
-        num_hidden_layers=sizes.num_layers,
-        num_attention_heads=sizes.num_heads,
-        rms_norm_eps=_LLAMA_EPSILON,
-        max_position_embeddings=_MAX_POSITIONS,
-        bos_token_id=sizes.bos_id,
-        eos_token_id=sizes.eos_id,
-    )
-    change = LoraConfig(
-        r=lora.rank,
-        lora_alpha=lora.alpha,
-        lora_dropout=lora.dropout,
-        target_modules=["q_proj", "v_proj"],
-        task_type="CAUSAL_LM",
-    )
-    with warnings.catch_warnings():
-        # peft 0.21 asks transformers 5 for a property under its old name
-        warnings.simplefilter("ignore", FutureWarning)
-        return get_peft_model(LlamaForCausalLM(config), change)
-
-
-def set_lora_factor(llama: nn.Module, lora: LoraSizes, factor: float) -> None:
-    """Scale the LoRA: 1 as trained, 0 gives the language model as it was, bit for bit."""
-    changed = [module for module in llama.modules() if isinstance(getattr(module, "scaling", None), dict)]
-    if not changed:
-        raise ValueError("this language model has no LoRA whose factor could be set")
-    for module in changed:
-        scaling: dict[str, float] = module.scaling  # type: ignore[assignment]
-        for name in scaling:
-            scaling[name] = lora.alpha / lora.rank * factor
+def _silenced(x: Tensor, lengths: Sequence[int] | None) -> Tensor:
+    """Zeros behind the end of every row."""
+    if lengths is None or min(lengths) == x.shape[1]:
+        return x
+    places = torch.arange(x.shape[1], device=x.device)[None]
+    return x * (places < torch.tensor(list(lengths), device=x.device)[:, None])[..., None]
 
 
 class Salmonn(nn.Module):
@@ -154,14 +133,25 @@ class Salmonn(nn.Module):
     def __init__(self, config: SalmonnConfig) -> None:
         super().__init__()
         self.config = config
-        self.bridge = Bridge(config.bridge, config.llama.width)
-        self.llama = build_llama(config.llama, config.lora)
+        self.bridge = Bridge(config.bridge, config.lm.width)
+        self.llama = with_lora(build_causal_lm(config.lm), config.lora, config.lora_targets)
 
     def set_lora_factor(self, factor: float) -> None:
         """Strength of the trained changes; the paper lowers it to find abilities that training drowned."""
-        set_lora_factor(self.llama, self.config.lora, factor)
+        set_lora_factor(self.llama, factor)
 
-    def embed(self, ids: Tensor) -> Embeddings:
+    def embed(self, ids: Int[Tensor, "*batch position"]) -> Float[Tensor, "*batch position channel"]:
         """Vectors of text ids."""
         embedded: Tensor = self.llama.get_input_embeddings()(ids)
         return embedded
+
+
+def is_trained(name: str) -> bool:
+    """Whether a weight is one that SALMONN trains, and its checkpoints hold."""
+    return name.startswith("bridge.") or ".lora_" in name
+
+
+def borrowed_names(names: Iterable[str]) -> dict[str, str]:
+    """Where the part `lm` has the weights that are not trained."""
+    inner = {name: name.removeprefix("llama.base_model.model.") for name in names if not is_trained(name)}
+    return {name: "lm/network." + theirs.replace(".base_layer.", ".") for name, theirs in inner.items()}

@@ -1,29 +1,61 @@
 """What the language model reads, put together on ids: begin, text, what was heard, text, answer.
 
 A prompt is `USER: <Speech><SpeechHere></Speech> INSTRUCTION`, a new line and `ASSISTANT:`, split at `<SpeechHere>`;
-the markers are plain text to the tokenizer. Only the answer and its end are learned. As in the original, what follows
-the audio is padded on the right inside the batch, so padding may lie in the middle; positions are not compacted.
+the markers are plain text to the tokenizer. Only the answer and its end are learned. Rows are put together one by one
+and padded behind (`pack`). The original pads what follows the audio inside the batch, so that padding lies in the
+middle and positions are counted through it (`assemble`, which its reference vectors need).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
 
 from voder.shapes import Embeddings, Tokens
+from voder.systems.salmonn.config import SalmonnConfig
 from voder.systems.salmonn.model import Salmonn
+from voder.text.subwords import encode, encode_marked
 
-SPEECH_HERE = "<SpeechHere>"
 IGNORED = -100
 """Label of what is not learned."""
 
 
-def split_prompt(instruction: str) -> tuple[str, str]:
-    """The texts before and after the audio of an instruction, in the published frame."""
-    before, after = f"USER: <Speech>{SPEECH_HERE}</Speech> {instruction}\nASSISTANT:".split(SPEECH_HERE)
-    return before, after
+@dataclass(frozen=True)
+class Question:
+    """Ids around what was heard."""
+
+    before: list[int]
+    after: list[int]
+
+
+class Prompts:
+    """Questions in a template, as ids."""
+
+    def __init__(self, config: SalmonnConfig, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+        self.begin = [config.lm.bos_id] if config.begin and config.lm.bos_id is not None else []
+        self.head, self.tail = config.template.split("{}")
+        markers = tokenizer.all_special_tokens
+        self._marked = any(token in self.tail for token in markers)
+        """Whether the template holds special tokens, which a question must not be able to write."""
+
+    def question(self, instruction: str) -> Question:
+        """Ids of a question, which is text whatever it looks like."""
+        before = [*self.begin, *encode_marked(self.tokenizer, f"{self.head}<Speech>")]
+        said = f"</Speech> {instruction}"
+        if self._marked:
+            return Question(before, [*encode(self.tokenizer, said), *encode_marked(self.tokenizer, self.tail)])
+        return Question(before, encode(self.tokenizer, said + self.tail))
+
+    def answer(self, text: str, end_id: int | None, longest: int) -> list[int]:
+        """Ids of an answer and its end, cut to `longest`."""
+        ids = [*encode(self.tokenizer, text), *([] if end_id is None else [end_id])]
+        return ids[:longest]
 
 
 @dataclass(frozen=True)
@@ -48,7 +80,7 @@ def assemble(
 ) -> Assembled:
     """Lay the parts behind one another; without an answer there is nothing to learn, and the model can go on."""
     batch, count = len(heard), heard.shape[1]
-    begin = torch.full((batch, 1), model.config.llama.bos_id, device=heard.device)
+    begin = torch.full((batch, 1), model.config.lm.bos_id or 0, device=heard.device)
     parts = [model.embed(begin), model.embed(before), heard, model.embed(after)]
     front = torch.ones(batch, 1 + before.shape[1] + count, dtype=torch.long, device=heard.device)
     mask = torch.cat((front, after_mask), dim=1)
@@ -58,6 +90,28 @@ def assemble(
         mask = torch.cat((mask, answer_mask), dim=1)
         labels = torch.cat((labels, answer.masked_fill(answer_mask == 0, IGNORED)), dim=1)
     return Assembled(torch.cat(parts, dim=1), mask, labels)
+
+
+def pack(
+    model: Salmonn,
+    heard: Sequence[Float[Tensor, "_ _"]],
+    questions: Sequence[Question],
+    answers: Sequence[Sequence[int]] | None = None,
+) -> Assembled:
+    """Lay every row's parts behind one another and fill up behind them; without answers the model can go on."""
+    rows, labels = [], []
+    for number, (vectors, question) in enumerate(zip(heard, questions, strict=True)):
+        answer = [] if answers is None else list(answers[number])
+        ids = torch.tensor([*question.before, *question.after, *answer], device=vectors.device)
+        text = model.embed(ids)
+        place = len(question.before)
+        rows.append(torch.cat((text[:place], vectors.to(text.dtype), text[place:])))
+        silent = len(rows[-1]) - len(answer)
+        labels.append(torch.tensor([*[IGNORED] * silent, *answer], device=vectors.device))
+    lengths = torch.tensor([len(row) for row in rows], device=rows[0].device)
+    embeddings = pad_sequence(rows, batch_first=True)
+    mask = (torch.arange(embeddings.shape[1], device=lengths.device)[None] < lengths[:, None]).long()
+    return Assembled(embeddings, mask, pad_sequence(labels, batch_first=True, padding_value=IGNORED))
 
 
 def answer_logits(model: Salmonn, read: Assembled) -> Tensor:
@@ -71,18 +125,3 @@ def answer_logits(model: Salmonn, read: Assembled) -> Tensor:
 def answer_loss(logits: Tensor, labels: Tokens) -> Tensor:
     """Mean cross-entropy of the answers' ids."""
     return F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten(), ignore_index=IGNORED)
-
-
-@torch.no_grad()
-def generate(model: Salmonn, read: Assembled, *, max_new: int = 200, num_beams: int = 4) -> Tokens:
-    """Ids of the best answers, 0 behind their end; beam 4 without sampling, as published."""
-    ids: Tensor = model.llama.generate(
-        inputs_embeds=read.embeddings,
-        attention_mask=read.mask,
-        max_new_tokens=max_new,
-        num_beams=num_beams,
-        do_sample=False,
-        eos_token_id=model.config.llama.eos_id,
-        pad_token_id=0,
-    )
-    return ids

@@ -1,6 +1,6 @@
 """How to run the reference vectors of SALMONN: the bridge, the whole, its data preparation and its LoRA files."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -8,12 +8,15 @@ from torch import Tensor, nn
 
 from voder import hub
 from voder.fixtures import Case, Runner
+from voder.generate.decode import Decoded
+from voder.generate.lm import GenerateConfig, generate_ids
 from voder.interop import RenameTable, Rule, load_foreign
+from voder.nn.causal_lm import CausalLmConfig, CausalLmSession, LoraSizes, build_causal_lm, set_lora_factor, with_lora
 from voder.systems.salmonn import convert
-from voder.systems.salmonn.config import BridgeConfig, LlamaSizes, LoraSizes, SalmonnConfig
+from voder.systems.salmonn.config import BridgeConfig, SalmonnConfig
 from voder.systems.salmonn.data import prepare
-from voder.systems.salmonn.model import Bridge, Salmonn, build_llama, set_lora_factor
-from voder.systems.salmonn.prompt import answer_logits, answer_loss, assemble, generate
+from voder.systems.salmonn.model import Bridge, Salmonn
+from voder.systems.salmonn.prompt import answer_logits, answer_loss, assemble
 
 Outputs = dict[str, Any]
 _SHOWN, _LAST = 20_000, 2000
@@ -38,12 +41,13 @@ def _config(args: Mapping[str, Any]) -> SalmonnConfig:
             audio_width=args["beats"]["encoder_embed_dim"],
             width=qformer["hidden"],
             num_heads=qformer["heads"],
+            num_layers=qformer.get("layers", 2),
             ffn_width=qformer["ffn"],
             num_queries=args["queries"],
             window_frames=frames(args["second_per_window"]),
             stride_frames=frames(args["second_stride"]),
         ),
-        llama=LlamaSizes(
+        lm=CausalLmConfig(
             width=llama["hidden"],
             ffn_width=llama["inter"],
             num_layers=llama["layers"],
@@ -58,7 +62,7 @@ def _config(args: Mapping[str, Any]) -> SalmonnConfig:
 def qformer(case: Case) -> Outputs:
     """The bridge on recorded streams of different lengths."""
     config = _config(case.args["m"])
-    model = nn.ModuleDict({"bridge": Bridge(config.bridge, config.llama.width)})
+    model = nn.ModuleDict({"bridge": Bridge(config.bridge, config.lm.width)})
     load_foreign(model, case.weights, convert.OFFICIAL, case.name)
     model.eval()
     return {
@@ -115,10 +119,19 @@ def whole(case: Case) -> Outputs:
         logits = answer_logits(model, read)
         out |= {f"loss_{name}": answer_loss(logits, read.labels), f"logits_{name}": logits}
         out[f"last_logits_{name}"] = logits[:, -1]
-        ids = generate(model, asked, max_new=case.args["max_new"])
-        # the version that was recorded put the begin token in front
-        out[f"beam_ids_{name}"] = nn.functional.pad(ids, (1, 0), value=model.config.llama.bos_id)
+        session = CausalLmSession(model.llama, asked.embeddings, asked.mask)
+        how = GenerateConfig(num_beams=4, max_new=case.args["max_new"])
+        noise = [torch.Generator()] * len(asked.embeddings)
+        said = generate_ids(session, how, end_ids=(model.config.lm.eos_id or 0,), generators=noise)
+        out[f"beam_ids_{name}"] = _as_recorded(said, model.config.lm)
     return out
+
+
+def _as_recorded(said: Sequence[Decoded], lm: CausalLmConfig) -> Tensor:
+    """The version that was recorded put the begin token in front; zeros fill up behind the end."""
+    ended = [[lm.bos_id, *row.ids, *([lm.eos_id] if row.stop_reason == "end" else [])] for row in said]
+    rows = [torch.tensor(row) for row in ended]
+    return nn.utils.rnn.pad_sequence(rows, batch_first=True)
 
 
 def data_prep(case: Case) -> Outputs:
@@ -138,26 +151,26 @@ def data_prep(case: Case) -> Outputs:
 def lora_delta(case: Case) -> Outputs:
     """A LoRA in SALMONN's layout over a plain Llama, at three strengths; every LoRA weight must be filled."""
     sizes, args = case.args["l"], case.args
-    llama_sizes = LlamaSizes(
+    sizes_of_lm = CausalLmConfig(
         width=sizes["h"],
         ffn_width=sizes["i"],
         num_layers=sizes["n"],
         num_heads=sizes["heads"],
         vocabulary_size=sizes["v"],
     )
-    lora = LoraSizes(rank=args["r"], alpha=args["alpha"])
-    llama = build_llama(llama_sizes, lora)
-    base = {
-        f"base_model.model.{name}".replace("q_proj.", "q_proj.base_layer.").replace("v_proj.", "v_proj.base_layer."): w
-        for name, w in case.weights_under("base.").items()
-    }
+    lora, targets = LoraSizes(rank=args["r"], alpha=args["alpha"]), tuple(args["targets"])
+    llama = with_lora(build_causal_lm(sizes_of_lm), lora, targets)
+    base = case.weights_under("base.")
+    for target in targets:
+        base = {name.replace(f"{target}.", f"{target}.base_layer."): weight for name, weight in base.items()}
+    base = {f"base_model.model.{name}": weight for name, weight in base.items()}
     delta = {k: v for k, v in case.weights_under("delta.").items() if k.startswith("llama_model.")}
     filled = {str(_ALONE.to_ours(k)): v for k, v in delta.items() if not _ALONE.is_ignored(k)}
     llama.load_state_dict({**base, **filled})
     llama.eval()
     out: Outputs = {}
     for name, factor in (("base", 0.0), ("half", 0.5), ("full", 1.0)):
-        set_lora_factor(llama, lora, factor)
+        set_lora_factor(llama, factor)
         out[f"logits_{name}"] = llama(input_ids=case.inputs["ids"]).logits
     first = llama.base_model.model.model.layers[0].self_attn.q_proj
     out["merged_first_q_proj"] = first.base_layer.weight + first.get_delta_weight("default")

@@ -3,6 +3,7 @@
 from voder import hub
 from voder.systems.spectral.config import PRESETS, SpectralConfig, SpectralTaskConfig
 from voder.systems.spectral.model import SpectralCodec
+from voder.systems.spectral.stages import STAGES, anatomy
 
 
 def _task() -> type:
@@ -20,4 +21,6 @@ SYSTEM = hub.System(
     presets=PRESETS,
     default_preset="small",
     roles=("Codec",),
+    stages=STAGES,
+    anatomy=anatomy,
 )

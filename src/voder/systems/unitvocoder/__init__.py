@@ -3,6 +3,7 @@
 from voder import hub
 from voder.systems.unitvocoder.config import PRESETS, VocoderConfig, VocoderTaskConfig
 from voder.systems.unitvocoder.model import UnitVocoder
+from voder.systems.unitvocoder.stages import STAGES, anatomy
 
 
 def _task() -> type:
@@ -21,4 +22,6 @@ SYSTEM = hub.System(
     default_preset="base",
     roles=("Generator",),
     trains_on="tokens",
+    stages=STAGES,
+    anatomy=anatomy,
 )

@@ -163,7 +163,8 @@ def speecht5_config(args: Mapping[str, Any]) -> VocoderConfig:
 
 LAYOUTS = {"fairseq": "a generator file"}
 MARKS = Marks(
-    model_types=("hifigan", "code_hifigan", "seamless_m4t", "seamless_m4t_v2"), names=("dict.weight", "conv_pre.weight_v")
+    model_types=("hifigan", "code_hifigan", "seamless_m4t", "seamless_m4t_v2"),
+    names=("dict.weight", "conv_pre.weight_v"),
 )
 
 

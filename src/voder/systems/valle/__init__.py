@@ -3,7 +3,8 @@
 from voder.hub import System
 from voder.systems.valle.config import PRESETS, ValleConfig, ValleTaskConfig
 from voder.systems.valle.infer import load_speaker
-from voder.systems.valle.model import Valle
+from voder.systems.valle.model import build
+from voder.systems.valle.stages import STAGES, anatomy
 
 
 def _task() -> type:
@@ -15,7 +16,7 @@ def _task() -> type:
 SYSTEM = System(
     name="valle",
     model_config=ValleConfig,
-    build=Valle,
+    build=build,
     task_config=ValleTaskConfig,
     task=_task,
     presets=PRESETS,
@@ -23,4 +24,6 @@ SYSTEM = System(
     roles=("Speaker",),
     trains_on="tokens",
     verbs=load_speaker,
+    stages=STAGES,
+    anatomy=anatomy,
 )

@@ -1,10 +1,12 @@
-"""Settings of the codec language model; presets `tiny`, `demo`, `small` and `paper`."""
+"""Settings of the codec language model; presets `tiny`, `demo`, `small`, `paper` and `vallex`."""
 
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from voder.data.joins import JoinConfig
 from voder.hub import Preset
 from voder.nn.transformer import TransformerConfig
+from voder.systems.valle.original_layers import OriginalConfig
 from voder.train import LoopConfig, OptimizerConfig, ScheduleConfig
 
 
@@ -42,12 +44,17 @@ class ValleConfig:
     """Longest prompt, in frames."""
     min_prompt_frames: int = 8
     """Shortest prompt, in frames."""
+    original: OriginalConfig | None = None
+    """The network of lifeiteng/vall-e or VALL-E-X in place of ours, as converted checkpoints have it: it speaks and is
+    not trained here. `symbols` are then its table of phonemes; of the others only the codec's identity is read."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ValleTaskConfig:
     """How the model is trained."""
 
+    stage: Literal["both", "ar", "nar"] = "both"
+    """Which network learns; the other stays as it is."""
     joins: JoinConfig = field(default_factory=JoinConfig)
     """How training strings are made of clips."""
     batch_tokens: int = 1200
@@ -150,4 +157,11 @@ def paper() -> Preset:
     )
 
 
-PRESETS = {"tiny": tiny, "demo": demo, "small": small, "paper": paper}
+def vallex() -> Preset:
+    """VALL-E-X as published (Plachta/VALL-E-X): read from its checkpoint, planned, not trained here."""
+    original = OriginalConfig(num_text_ids=2048, num_languages=3, prepend_bos=True)
+    model = ValleConfig(original=original, num_codebooks=8, codebook_size=1024, frame_rate_hz=75.0)
+    return replace(paper(), model=model)
+
+
+PRESETS = {"tiny": tiny, "demo": demo, "small": small, "paper": paper, "vallex": vallex}

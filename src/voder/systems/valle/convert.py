@@ -4,22 +4,31 @@ lifeiteng   Apache-2.0 code; no official weights. Training checkpoints hold the 
 vall-e-x    `vallex-checkpoint.pt` (Hugging Face: Plachta/VALL-E-X, 1.5 GB, MIT), key `model`; text of 2048 phoneme BPE
             ids, three languages, a begin token, prefix mode 1.
 
-Sizes are told from the weights; heads and prefix mode cannot be, and are those published unless given.
+Sizes are told from the weights; heads and prefix mode cannot be, and are those published unless given. A converted
+checkpoint holds the codec whose codes it speaks as a part; without one it can be exported, not heard.
 """
 
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from voder.errors import CheckpointError
+from voder import checkpoint
+from voder.config import from_dict
+from voder.errors import CheckpointError, ConfigError, TextError
 from voder.files import atomic_path
-from voder.interop import Coverage, RenameTable, Rule, export, load_foreign, read_sections
+from voder.hub import find, locate
+from voder.interop import Coverage, Marks, RenameTable, Rule, export, load_foreign, read_sections
+from voder.systems.valle.config import ValleConfig
 from voder.systems.valle.original import OriginalValle
 from voder.systems.valle.original_layers import OriginalConfig, PrefixMode
+from voder.systems.valle.original_speaker import read_symbols
+
+MARKS = Marks(names=("ar_text_embedding.word_embeddings.weight",))
+LAYOUTS = {"lifeiteng": "a .pt file, which VALL-E-X reads too"}
 
 _BLOCK = "{side}_decoder.layers.{i}."
 _OURS = "{side}_stack.layers.{i}."
@@ -134,6 +143,92 @@ def read_original(
     model = OriginalValle(config)
     coverage = load_original(model, state, str(file))
     return model.eval(), coverage
+
+
+def import_checkpoint(
+    source: Path,
+    output: Path,
+    *,
+    codec: Path | None = None,
+    symbols: Path | None = None,
+    num_heads: int | None = None,
+    prefix_mode: int | None = None,
+) -> Coverage:
+    """Convert a checkpoint of either project into a checkpoint folder of ours.
+
+    Args:
+        source: the checkpoint, with the network under `model` or alone.
+        output: the folder to write.
+        codec: a checkpoint of ours of the codec whose codes it speaks (EnCodec at 24 kHz), kept inside.
+        symbols: the table of phonemes it was trained with (`unique_text_tokens.k2symbols`); without it, ids are said.
+        num_heads: 64 channels per head if not given.
+        prefix_mode: 1 if not given.
+
+    Raises:
+        CheckpointError: damaged, of another layout, or a codec of other codes.
+        TextError: the table of symbols is none, or has more symbols than the network ids.
+    """
+    model, coverage = read_original(source, num_heads=num_heads, prefix_mode=prefix_mode)
+    original, table = model.config, _symbols(symbols, model.config.num_text_ids)
+    parts, known = ({}, ValleConfig()) if codec is None else _codec(codec, original)
+    config = replace(
+        known,
+        original=original,
+        symbols=table,
+        num_codebooks=original.num_codebooks,
+        codebook_size=original.codebook_size,
+    )
+    provenance = {"converted_from": [source.name], "licence": "as its source states"}
+    checkpoint.save(output, system="valle", config=config, state=model.state_dict(), parts=parts, provenance=provenance)
+    return coverage
+
+
+def _symbols(file: Path | None, num_text_ids: int) -> tuple[str, ...]:
+    if file is None:
+        return ()
+    try:
+        table = read_symbols(file.read_text(encoding="utf-8").splitlines())
+    except (OSError, UnicodeDecodeError, TextError) as error:
+        raise TextError(f"{file} is no table of symbols ({error})") from error
+    if len(table) > num_text_ids:
+        raise TextError(f"{file} has {len(table)} symbols, but the network reads {num_text_ids} ids: it is another's")
+    return table
+
+
+def _codec(name: Path, original: OriginalConfig) -> tuple[dict[str, Path], ValleConfig]:
+    """The codec as a part, and what the configuration says of it."""
+    found = checkpoint.read(locate(name))
+    system = find(found.system)
+    if "Codec" not in system.roles:
+        raise CheckpointError(f"{name} is a {found.system}; a codec is wanted here")
+    with torch.device("meta"):
+        codec: Any = system.build(from_dict(system.model_config, found.config, where=str(found.folder)))
+    if codec.num_codebooks < original.num_codebooks or codec.codebook_size != original.codebook_size:
+        raise CheckpointError(
+            f"{name} has {codec.num_codebooks} codebooks of {codec.codebook_size}, but the network speaks "
+            f"{original.num_codebooks} of {original.codebook_size}; give the codec that it was trained on"
+        )
+    known = ValleConfig(codec_identity=checkpoint.identity(found.folder), frame_rate_hz=codec.frame_rate_hz)
+    return {"codec": found.folder}, known
+
+
+def export_checkpoint(folder: Path, output: Path, layout: str) -> list[str]:
+    """Write a converted checkpoint as its authors' code reads it.
+
+    Raises:
+        CheckpointError: not a checkpoint of this system.
+        ConfigError: it holds our own network, which no other code reads.
+    """
+    found = checkpoint.read(folder)
+    if found.system != "valle":
+        raise CheckpointError(f"{folder} is a {found.system}; a valle is wanted here")
+    config = from_dict(ValleConfig, found.config, where=str(folder))
+    if config.original is None:
+        raise ConfigError(f"{folder} holds voder's own network, which the layout {layout} has no place for")
+    model = OriginalValle(config.original)
+    checkpoint.load_into(model, checkpoint.load_state(found.folder), found.folder)
+    write_original(model, output)
+    return []
 
 
 def write_original(model: OriginalValle, file: Path) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from voder.data.shards import TokenSplit, TokenStore
-from voder.errors import FittedPartMismatch, TokensError
+from voder.errors import ConfigError, FittedPartMismatch, TokensError
 from voder.systems.valle.config import ValleConfig
 from voder.systems.valle.layout import spell, text_vocabulary
 
@@ -20,10 +20,15 @@ def fit_config(model: ValleConfig, store: TokenStore, start: ValleConfig | None)
     """Fill in what the tokens decide. With `start`, keep its order of symbols and speakers and append the new.
 
     Raises:
+        ConfigError: the original's network, which is not trained here.
         FittedPartMismatch: `start` was trained on tokens of another codec.
         TokensError: the training split has no text.
     """
     base = model if start is None else start
+    if base.original is not None:
+        raise ConfigError(
+            "model.original is the network of published checkpoints, which speaks but is not trained here; leave it out"
+        )
     if start is not None and start.codec_identity != store.tokenizer.identity:
         raise FittedPartMismatch(
             f"the checkpoint speaks tokens of codec {start.codec_identity}, but {store.folder} holds tokens of "

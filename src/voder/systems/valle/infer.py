@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,19 +10,22 @@ import torch
 from torch import nn
 
 from voder import hub
-from voder.audio.io import AudioClip
 from voder.checkpoint import Checkpoint, identity
-from voder.config import nearest
+from voder.config import from_dict, nearest
 from voder.data.joins import UNKNOWN
 from voder.data.randomness import torch_generator
-from voder.errors import AudioError, CheckpointError, ConfigError, FittedPartMismatch, InputError
+from voder.errors import AudioError, CheckpointError, FittedPartMismatch, InputError
 from voder.generate.decode import Decoded, Limits, decode
-from voder.generate.sampling import SamplingConfig
+from voder.generate.sampling import SamplingConfig, sampling_config
+from voder.generate.sound import decode_codes
 from voder.nn.codec_lm import CoarseSession
-from voder.roles import Codec, Encoded, SayRequest, Speaker, Speech, device_of
+from voder.roles import Codec, SayRequest, Speaker, Speech, device_of
 from voder.sequence.assemble import Piece, assemble
+from voder.systems.valle.config import ValleConfig
 from voder.systems.valle.layout import Layout, Voice
 from voder.systems.valle.model import Valle
+from voder.systems.valle.original import OriginalValle
+from voder.systems.valle.original_speaker import OriginalSpeaker
 
 DEFAULT_SAMPLING = {"temperature": 0.6, "top_k": 10}
 """Measured best on spoken digits among temperature 1.0, 0.8, 0.6 and greedy."""
@@ -67,7 +70,7 @@ class ValleSpeaker(Speaker):
             InputError: a speaker that is not known.
             ConfigError: a sampling option that does not exist or is out of range.
         """
-        config = sampling_config(sampling)
+        config = sampling_config(sampling, DEFAULT_SAMPLING)
         rows = [self._row(request) for request in requests]
         was_training = self.model.training
         self.model.eval()
@@ -111,7 +114,7 @@ class ValleSpeaker(Speaker):
         """Decode, fill in the finer codebooks, and turn codes into audio."""
         decoded = self._coarse(rows, sampling, seed)
         codes = self._fine(rows, [np.asarray(each.ids, dtype=np.int64) for each in decoded])
-        clips = self._audio(codes)
+        clips = decode_codes(self.codec, codes)
         return [
             Speech(clip=clip, codes=each, stop_reason=said.stop_reason, truncated=said.truncated)
             for clip, each, said in zip(clips, codes, decoded, strict=True)
@@ -152,42 +155,23 @@ class ValleSpeaker(Speaker):
         filled = self.model.nar.fill(text, frames, torch.from_numpy(known).to(device)).cpu().numpy()
         return [codes[:, start:end] for codes, (start, end) in zip(filled, ends, strict=True)]
 
-    def _audio(self, codes: Sequence[np.ndarray]) -> list[AudioClip]:
-        lengths = torch.tensor([each.shape[1] for each in codes])
-        padded = torch.zeros(len(codes), self.codec.num_codebooks, int(lengths.max()), dtype=torch.int64)
-        for row, each in zip(padded, codes, strict=True):
-            row[:, : each.shape[1]] = torch.from_numpy(each)
-        device = device_of(self.codec)
-        samples = lengths * self.codec.hop
-        encoded = Encoded(codes=padded.to(device), lengths=lengths.to(device), num_samples=samples.to(device))
-        audio = self.codec.decode_batch(encoded).float().cpu().numpy()
-        return [
-            AudioClip(row[:, :count], self.codec.sample_rate_hz)
-            for row, count in zip(audio, samples.tolist(), strict=True)
-        ]
 
-
-def sampling_config(options: dict[str, Any]) -> SamplingConfig:
-    """The sampling of a verb's options, with this system's defaults for what is not said."""
-    known = [field.name for field in fields(SamplingConfig)]
-    for name in options:
-        if name not in known:
-            raise ConfigError(f"there is no sampling option {name!r}{nearest(name, known)}")
-    return SamplingConfig(**(DEFAULT_SAMPLING | {k: v for k, v in options.items() if v is not None}))
-
-
-def load_speaker(model: nn.Module, found: Checkpoint) -> ValleSpeaker:
+def load_speaker(model: nn.Module, found: Checkpoint) -> Speaker:
     """Join a loaded model with the codec inside its checkpoint.
 
     Raises:
         CheckpointError: the checkpoint holds no codec.
         FittedPartMismatch: it holds another one than the model was trained on.
     """
-    assert isinstance(model, Valle)
+    config = from_dict(ValleConfig, found.config, where=str(found.folder))
     if "codec" not in found.parts:
         raise CheckpointError(f"{found.folder} holds no parts/codec, so its tokens cannot become audio; copy it whole")
     folder = found.parts["codec"]
-    held, wanted = identity(folder), model.config.codec_identity
+    held, wanted = identity(folder), config.codec_identity
     if held != wanted:
         raise FittedPartMismatch(f"{folder} is codec {held}, but the voice beside it was trained on tokens of {wanted}")
-    return ValleSpeaker(model, hub.load_codec(folder))
+    codec = hub.load_codec(folder)
+    if isinstance(model, OriginalValle):
+        return OriginalSpeaker(model, codec, symbols=config.symbols)
+    assert isinstance(model, Valle)
+    return ValleSpeaker(model, codec)

@@ -9,6 +9,7 @@ from torch import nn
 from voder.nn.codec_lm import CoarseDecoder, FineDecoder
 from voder.systems.valle.config import ValleConfig
 from voder.systems.valle.layout import audio_vocabulary, text_vocabulary
+from voder.systems.valle.original import OriginalValle
 
 
 class Valle(nn.Module):
@@ -35,3 +36,8 @@ class Valle(nn.Module):
             if config.num_codebooks > 1
             else None
         )
+
+
+def build(config: ValleConfig) -> Valle | OriginalValle:
+    """Our network, or the original's where the configuration has one."""
+    return Valle(config) if config.original is None else OriginalValle(config.original)

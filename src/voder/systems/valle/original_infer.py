@@ -71,7 +71,8 @@ def say(
     Args:
         text: phoneme ids `[1, position]`, those of the prompt in front.
         prompt: codes `[1, codebook, frame]`.
-        enrolled: how many ids belong to the prompt; prefix modes 2 and 4 take them out for the parallel half.
+        enrolled: how many ids belong to the prompt, with a mark of its own at the end that is not among the ids; prefix
+            modes 2 and 4 take them out for the parallel half. 0: the text of the prompt is not there.
         languages: one per phoneme, where the model knows any.
         sampling: greedy if not given.
         generator: needed when not greedy.
@@ -86,7 +87,7 @@ def say(
     chosen = SamplingConfig(greedy=True) if sampling is None else sampling
     said = decode(session, chosen, limits, [generator or torch.Generator()])[0].ids
     first = torch.cat((prompt[:, 0], torch.tensor([said], dtype=torch.long, device=prompt.device)), dim=1)
-    if config.prefix_mode in (2, 4):
+    if config.prefix_mode in (2, 4) and enrolled:
         text = _without_prompt(text, enrolled)
         languages = None if languages is None else _without_prompt(languages, enrolled)
     return fill(model, text, prompt, first, languages)

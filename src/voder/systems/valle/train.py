@@ -6,7 +6,6 @@ means, their clipping and their optimisers are their own.
 """
 
 import dataclasses
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,6 +22,8 @@ from voder.audio.io import write_audio
 from voder.data.joins import UNKNOWN, Spoken, StringMaker
 from voder.data.randomness import generator
 from voder.data.shards import TokenSplit, TokenStore
+from voder.data.summary import summarize_tokens
+from voder.errors import ConfigError
 from voder.roles import SayRequest
 from voder.sequence.assemble import Stream, assemble
 from voder.shapes import Codes
@@ -31,6 +32,7 @@ from voder.systems.valle.config import ValleConfig, ValleTaskConfig
 from voder.systems.valle.infer import ValleSpeaker
 from voder.systems.valle.layout import Layout, Voice
 from voder.systems.valle.model import Valle
+from voder.train.stages import freeze_all_but
 from voder.train.task import Loss, Task
 
 PAD_TO = 8
@@ -73,6 +75,10 @@ class ValleTask(Task):
         self.store = TokenStore.open(data)
         self.store.require(self.model.config.codec_identity)
         self.layout = Layout(self.model.config)
+        if config.stage != "both":
+            if config.stage == "nar" and self.model.nar is None:
+                raise ConfigError("task.stage is nar, but a codec of one codebook leaves nothing to fill in; use ar")
+            freeze_all_but(self.model, (f"{config.stage}.",))
         self.train_strings = self._maker(self.store.split("train"))
 
     @classmethod
@@ -89,8 +95,9 @@ class ValleTask(Task):
 
     @property
     def optimised(self) -> dict[str, nn.Module]:
-        """The two networks."""
-        return {"ar": self.model.ar} | ({} if self.model.nar is None else {"nar": self.model.nar})
+        """The two networks, or the one of the stage."""
+        networks = {"ar": self.model.ar} | ({} if self.model.nar is None else {"nar": self.model.nar})
+        return {name: network for name, network in networks.items() if self.config.stage in ("both", name)}
 
     def parts(self) -> dict[str, Path]:
         """The codec whose tokens are spoken."""
@@ -178,11 +185,13 @@ class ValleTask(Task):
         return dataclasses.replace(audio, ids=torch.where(replaced, noise, audio.ids))
 
     def losses(self, batch: ValleBatch, step: int) -> Iterator[tuple[str, Loss]]:
-        """Cross-entropy per code, end tokens included; the finer codebooks on every `nar_every`-th step."""
-        yield "ar", self._coarse_loss(batch)
-        if self.model.nar is not None and step % self.config.nar_every == 0:
+        """Cross-entropy per code, end tokens included; the finer codebooks on each `nar_every`-th step of both."""
+        if self.config.stage != "nar":
+            yield "ar", self._coarse_loss(batch)
+        every = 1 if self.config.stage == "nar" else self.config.nar_every
+        if self.config.stage != "ar" and self.model.nar is not None and step % every == 0:
             # in turn and not at random, so that all ranks step on the same output layer
-            stage = 1 + step // self.config.nar_every % (self.model.config.num_codebooks - 1)
+            stage = 1 + step // every % (self.model.config.num_codebooks - 1)
             yield "nar", self._fine_loss(batch.head(max(1, len(batch.codes) // 2)), stage)
 
     def _coarse_loss(self, batch: ValleBatch) -> Loss:
@@ -254,20 +263,7 @@ class ValleTask(Task):
 
     def provenance(self) -> dict[str, Any]:
         """The codec, and what the tokens were made of."""
-        return {"tokenizer": dataclasses.asdict(self.store.tokenizer), "data": _describe(self.store)}
-
-
-def _describe(store: TokenStore) -> dict[str, Any]:
-    """Size, hash and licences of the training split."""
-    split = store.split("train")
-    licences = {split.utterance(index).licence or "not stated" for index in range(len(split))}
-    record = (store.folder / "tokens.json").read_bytes()
-    return {
-        "recordings": len(split),
-        "frames": int(split.lengths.sum()),
-        "sha256": hashlib.sha256(record).hexdigest(),
-        "licences": sorted(licences),
-    }
+        return {"tokenizer": dataclasses.asdict(self.store.tokenizer), "data": summarize_tokens(self.store)}
 
 
 def _positions(target: Spoken, voice: Voice) -> int:

@@ -4,6 +4,8 @@ The loudest value that the depth is counted from is that of the whole recording 
 file, Hugging Face's extractor one window at a time, so quiet windows of a file differ between the two.
 """
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -30,6 +32,14 @@ class LogMel(nn.Module):
             )
         self.register_buffer("window", torch.hann_window(N_FFT), persistent=False)
         self.register_buffer("filters", filters, persistent=False)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "LogMel":
+        """Move with the model, but keep the tables' numbers: a model in bfloat16 still hears in float32."""
+        tables = dict(self.named_buffers(recurse=False))
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        for name, table in tables.items():
+            setattr(self, name, table.to(getattr(self, name).device))
+        return self
 
     def forward(self, audio: Float[Tensor, "batch sample"], padding: int = 0) -> Mel:
         """Log-mels of each recording followed by `padding` zeros: (samples + padding) // 160 frames.

@@ -15,7 +15,7 @@ from voder.systems.whisper.config import FRAMES_PER_POSITION, FRAMES_PER_S, HOP,
 from voder.systems.whisper.decoding import Answer, Question, answer_soundly, language_chances
 from voder.systems.whisper.features import fit_window
 from voder.systems.whisper.model import AudioMemory, WhisperModel
-from voder.systems.whisper.timing import Word, time_words
+from voder.systems.whisper.timing import TimedWords, Word, cut_at_pause, time_words
 from voder.systems.whisper.tokenizer import SECONDS_PER_TIMESTAMP, WhisperTokenizer
 
 _FRAME_S = HOP / SAMPLE_RATE_HZ
@@ -72,6 +72,7 @@ class Dictation:
         self.cut = False
         """True when the length limit took something away."""
         self._reset_at = 0
+        self._spoken_until_s = 0.0
         self._clips = list(self._stretches())
         self._seek = self._clips[0][0] if self._clips else 0
 
@@ -120,7 +121,7 @@ class Dictation:
         recent = self.ids[max(len(self.initial), self._reset_at) :]
         return [*self.initial, *(recent[-room:] if room else [])]
 
-    def hear(self, window: Window, found: Answer, words: Sequence[Word] | None = None) -> None:
+    def hear(self, window: Window, found: Answer, timed: TimedWords | None = None) -> None:
         """Take the answer to a window and move on."""
         listen = self.listen
         if listen.no_speech_threshold is not None and found.no_speech > listen.no_speech_threshold:
@@ -131,10 +132,10 @@ class Dictation:
         pieces, advance = self._cut_at_timestamps(window, found)
         if found.stop_reason == "limit" and advance == window.num_frames:
             self.cut = True
-        if words is not None:
-            pieces = _with_words(pieces, words)
-            if not self._is_closed(found) and words:  # nothing after the last word has been heard yet
-                advance = max(round(words[-1].end_s * FRAMES_PER_S) - self._seek, 1)
+        if timed is not None and timed.words:
+            pieces = self._with_words(pieces, timed)
+            if not self._is_closed(found):  # nothing after the last word has been heard yet
+                advance = max(round(timed.words[-1].end_s * FRAMES_PER_S) - self._seek, 1)
         self._seek += advance
         pieces = [
             _emptied(piece) if piece.start_s == piece.end_s or not piece.text.strip() else piece for piece in pieces
@@ -192,6 +193,21 @@ class Dictation:
             no_speech=found.no_speech,
         )
 
+    def _with_words(self, pieces: list[Segment], timed: TimedWords) -> list[Segment]:
+        """Share a window's words out to its segments, whose times they sharpen."""
+        rest, fitted = list(timed.words), []
+        for piece in pieces:
+            own: list[Word] = []
+            while rest and sum(len(w.text) for w in own) < len(piece.text):
+                own.append(rest.pop(0))
+            if own:
+                piece = _fitted(piece, cut_at_pause(own, timed.usual_s, self._spoken_until_s), timed.usual_s)
+                self._spoken_until_s = piece.end_s
+            else:
+                piece = replace(piece, words=())
+            fitted.append(piece)
+        return fitted
+
     @property
     def text(self) -> str:
         """All that was written, as one text."""
@@ -203,26 +219,18 @@ def _emptied(segment: Segment) -> Segment:
     return replace(segment, text="", ids=(), words=())
 
 
-def _with_words(pieces: list[Segment], words: Sequence[Word]) -> list[Segment]:
-    """Share a window's words out to its segments, whose times they sharpen."""
-    rest, timed = list(words), []
-    for piece in pieces:
-        own: list[Word] = []
-        while rest and sum(len(w.text) for w in own) < len(piece.text):
-            own.append(rest.pop(0))
-        timed.append(replace(piece, words=tuple(own)) if not own else _sharpened(piece, own))
-    return timed
-
-
-def _sharpened(piece: Segment, own: list[Word]) -> Segment:
-    """A segment begins and ends with its words, unless they stray by more than half a second."""
-    start_s, end_s = own[0].start_s, own[-1].end_s
-    return replace(
-        piece,
-        words=tuple(own),
-        start_s=start_s if abs(start_s - piece.start_s) < 0.5 else piece.start_s,
-        end_s=end_s if abs(end_s - piece.end_s) < 0.5 else piece.end_s,
-    )
+def _fitted(piece: Segment, words: list[Word], usual_s: float) -> Segment:
+    """A segment begins and ends with its words; of a word that strays by more than half a second, the segment's own
+    time is believed."""
+    first, last = words[0], words[-1]
+    start_s, end_s = first.start_s, last.end_s
+    if first.start_s + 0.5 < piece.start_s < first.end_s:
+        start_s = piece.start_s
+        words[0] = replace(first, start_s=min(max(0.0, first.end_s - usual_s), start_s))
+    if last.start_s < piece.end_s < last.end_s - 0.5:
+        end_s = piece.end_s
+        words[-1] = replace(words[-1], end_s=max(last.start_s + usual_s, end_s))
+    return replace(piece, words=tuple(words), start_s=start_s, end_s=end_s)
 
 
 @torch.no_grad()
@@ -252,13 +260,13 @@ def _hear_windows(model: WhisperModel, present: Sequence[tuple[Dictation, Window
     questions = [window.question for _, window in present]
     answers = answer_soundly(model, memory, questions, present[0][0].listen)
     for row, ((dictation, window), found) in enumerate(zip(present, answers, strict=True)):
-        words = None
+        timed = None
         if dictation.listen.word_timestamps:
             offset_s = window.question.number * _FRAME_S
-            words = time_words(
+            timed = time_words(
                 model, states[row : row + 1], window.question.tokenizer, found.ids, window.num_frames, offset_s
             )
-        dictation.hear(window, found, words)
+        dictation.hear(window, found, timed)
 
 
 def _on(model: WhisperModel, mel: Tensor) -> Tensor:

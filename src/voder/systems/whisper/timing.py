@@ -18,6 +18,8 @@ from voder.systems.whisper.tokenizer import WhisperTokenizer
 _POSITION_S = HOP * FRAMES_PER_POSITION / SAMPLE_RATE_HZ
 _MEDIAN_WIDTH = 7
 _OPENING = "\"'“¿([{-"
+_STOPS = frozenset(".。!！?？")
+_USUAL_AT_MOST_S = 0.7
 _CLOSING = "\"'.。,，!！?？:：”)]}、"
 
 
@@ -76,7 +78,16 @@ def alignment_heads(model: WhisperModel) -> list[tuple[int, int]]:
     return [(layer, head) for layer in layers for head in range(config.num_heads)]
 
 
-@torch.no_grad()
+@dataclass(frozen=True, kw_only=True)
+class TimedWords:
+    """The words of one window."""
+
+    words: tuple[Word, ...]
+    """With their punctuation."""
+    usual_s: float
+    """How long a word takes there: the median, at most 0.7 s."""
+
+
 def time_words(
     model: WhisperModel,
     states: AudioStates,
@@ -84,8 +95,55 @@ def time_words(
     ids: Sequence[int],
     num_frames: int,
     offset_s: float = 0.0,
+) -> TimedWords:
+    """Words of one window's answer with their times, counted from `offset_s`.
+
+    A path through attention has no silence: a pause is added to the word beside it. So what takes more than twice the
+    usual time at the end of a sentence is cut there.
+    """
+    words = align_words(model, states, tokenizer, ids, num_frames, offset_s)
+    lasting = [word.end_s - word.start_s for word in words if word.end_s > word.start_s]
+    usual_s = min(_USUAL_AT_MOST_S, float(np.median(lasting))) if lasting else 0.0
+    return TimedWords(words=tuple(join_punctuation(cut_at_stops(words, 2 * usual_s))), usual_s=usual_s)
+
+
+def cut_at_stops(words: Sequence[Word], longest_s: float) -> list[Word]:
+    """Shorten full stops, and words after them, that last longer: the rest is a pause."""
+    cut = list(words)
+    for i in range(1, len(cut)):
+        if longest_s <= 0 or cut[i].end_s - cut[i].start_s <= longest_s:
+            continue
+        if cut[i].text in _STOPS:
+            cut[i] = replace(cut[i], end_s=cut[i].start_s + longest_s)
+        elif cut[i - 1].text in _STOPS:
+            cut[i] = replace(cut[i], start_s=cut[i].end_s - longest_s)
+    return cut
+
+
+def cut_at_pause(words: Sequence[Word], usual_s: float, spoken_until_s: float) -> list[Word]:
+    """Shorten the first word after a pause (and the second, if the pause went into it) to twice the usual time."""
+    cut, longest_s = list(words), 2 * usual_s
+    if longest_s <= 0 or cut[0].end_s - spoken_until_s <= 2 * longest_s:
+        return cut
+    second_ends_late = len(cut) > 1 and cut[1].end_s - cut[0].start_s > 2 * longest_s
+    if cut[0].end_s - cut[0].start_s > longest_s or second_ends_late:
+        if len(cut) > 1 and cut[1].end_s - cut[1].start_s > longest_s:
+            border_s = cut[1].end_s - longest_s
+            cut[:2] = [replace(cut[0], end_s=border_s), replace(cut[1], start_s=border_s)]
+        cut[0] = replace(cut[0], start_s=max(cut[0].start_s, cut[0].end_s - longest_s))
+    return cut
+
+
+@torch.no_grad()
+def align_words(
+    model: WhisperModel,
+    states: AudioStates,
+    tokenizer: WhisperTokenizer,
+    ids: Sequence[int],
+    num_frames: int,
+    offset_s: float = 0.0,
 ) -> list[Word]:
-    """Words of one window's answer with their times, counted from `offset_s`; punctuation goes with its word."""
+    """Words and marks of one window's answer with the times at which attention moves on."""
     text_ids = [i for i in ids if i < tokenizer.eot]
     texts, groups = tokenizer.split_words([*text_ids, tokenizer.eot])
     if len(groups) <= 1:
@@ -104,7 +162,7 @@ def time_words(
     chances = logits[:, : tokenizer.eot].softmax(dim=-1)
     each = chances[torch.arange(len(text_ids)), text_ids].tolist()
     edges = np.cumsum([0, *(len(group) for group in groups[:-1])])
-    words = [
+    return [
         Word(
             text=text,
             start_s=float(offset_s + times_s[a]),
@@ -113,7 +171,6 @@ def time_words(
         )
         for text, a, b in zip(texts[:-1], edges[:-1], edges[1:], strict=True)
     ]
-    return join_punctuation(words)
 
 
 def join_punctuation(words: Sequence[Word]) -> list[Word]:

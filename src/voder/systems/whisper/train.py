@@ -103,6 +103,10 @@ class WhisperTask(Task):
                 found[number] = ids, len(prompt)
         return found
 
+    def blocks(self) -> list[nn.Module]:
+        """The encoder's: the decoder's are also asked for keys and values, beside being called."""
+        return list(self.model.encoder.blocks)
+
     def batch(self, step: int, rank: int, world: int) -> SpokenBatch:
         """This rank's share of the step's recordings."""
         mine = [int(self.numbers[i]) for i in self.batches.indices(step)[rank::world]]

@@ -1,0 +1,253 @@
+"""Settings of a language model that speaks; presets `tiny` (and one per method), `small` and `paper`."""
+
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from voder.data.joins import JoinConfig
+from voder.errors import ConfigError
+from voder.hub import Preset
+from voder.nn.causal_lm import CausalLmConfig, LoraSizes
+from voder.nn.transformer import TransformerConfig
+from voder.text.subwords import NUM_BYTE_IDS
+from voder.train import LoopConfig, OptimizerConfig, ScheduleConfig
+
+Method = Literal["vocabulary", "superposed", "coupled"]
+BYTES = "bytes"
+"""The tokenizer that needs no file."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LlmTtsConfig:
+    """The language model, the two halves of VALL-E, and what all were fitted on."""
+
+    method: Method = "coupled"
+    """vocabulary: the language model says the codes; superposed: it reads text and codes, and VALL-E reads its hidden
+    states; coupled: it reads the text alone."""
+    lm: CausalLmConfig = field(default_factory=CausalLmConfig)
+    """The language model; taken from `task.language_model` where one is named."""
+    lora: LoraSizes | None = None
+    """Low-rank changes of the language model, whose own weights stay as they are; coupled can do without."""
+    lora_targets: tuple[str, ...] = ("q_proj", "v_proj")
+    """Names of the linear layers that LoRA changes (gpt2 calls its own c_attn)."""
+    tokenizer: str = BYTES
+    """`bytes`, or the fingerprint of the tokenizer in parts/tokenizer; taken from the language model."""
+    language_model: str = ""
+    """Which trained language model this was fitted on (`voder.checkpoint.identity`); empty for a random one."""
+    ar: TransformerConfig = field(default_factory=TransformerConfig)
+    """Predicts the first codebook, frame by frame (superposed and coupled)."""
+    nar: TransformerConfig = field(default_factory=lambda: TransformerConfig(num_layers=3))
+    """Predicts each other codebook for all frames at once."""
+    speakers: tuple[str, ...] = ()
+    """Voices that can be asked for by tag, in the order of their ids; taken from the training data."""
+    codec_identity: str = ""
+    """Which codec made the tokens; taken from the training data."""
+    num_codebooks: int = 4
+    """Codes per frame; taken from the training data."""
+    codebook_size: int = 256
+    """Ids per codebook; taken from the training data."""
+    frame_rate_hz: float = 25.0
+    """Frames per second; taken from the training data."""
+    frames_per_token: float = 6.0
+    """Mean frames of one token of text: the step between text positions on the audio's time line; from the data."""
+    max_frames_per_token: float = 40.0
+    """Speech is cut when it gets longer than this times its text (and half a second); from the data."""
+    max_text: int = 64
+    """Longest text, in tokens."""
+    max_frames: int = 160
+    """Longest speech, in frames."""
+    max_prompt_frames: int = 80
+    """Longest prompt, in frames."""
+    min_prompt_frames: int = 8
+    """Shortest prompt, in frames."""
+
+    def __post_init__(self) -> None:
+        if self.method != "coupled" and self.lora is None:
+            raise ConfigError(
+                f"model.lora is null, but method {self.method} teaches the language model to read codes: give it a rank"
+            )
+        if self.tokenizer == BYTES and self.lm.vocabulary_size < NUM_BYTE_IDS:
+            raise ConfigError(f"lm.vocabulary_size is {self.lm.vocabulary_size}; bytes need {NUM_BYTE_IDS} ids")
+        longest = self.longest_sequence
+        if longest > self.lm.max_positions:
+            raise ConfigError(
+                f"max_text, max_frames and max_prompt_frames make up to {longest} positions, but the language model "
+                f"has {self.lm.max_positions}: lower one of them"
+            )
+
+    @property
+    def longest_sequence(self) -> int:
+        """Positions that the language model may have to read: begin, tag and two marks; prompt and text; codes."""
+        text = 2 * self.max_text + 4
+        return self.max_text + 1 if self.method == "coupled" else text + self.max_frames + self.max_prompt_frames + 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class LlmTtsTaskConfig:
+    """How it is trained."""
+
+    stage: Literal["both", "ar", "nar"] = "both"
+    """What learns: the first codebook's part (with the language model's LoRA), the other codebooks' part, or both."""
+    language_model: str = ""
+    """A trained language model (a checkpoint's folder or name); a random one that reads bytes if empty."""
+    joins: JoinConfig = field(default_factory=JoinConfig)
+    """How training strings are made of clips."""
+    batch_size: int = 8
+    """Strings in one batch; halve it when memory runs out."""
+    prompt_share: float = 0.5
+    """Share of batches whose strings have an audio prompt."""
+    prompt_clips: int = 3
+    """Clips joined into a prompt, at most."""
+    prompt_text_share: float = 0.7
+    """Share of prompts whose text is given; the others must be imitated without."""
+    no_tag_share: float = 0.03
+    """Share of unprompted strings without a speaker's tag."""
+    text_loss: bool = True
+    """Whether the vocabulary method learns to predict the text too, as any language model does."""
+    nar_every: int = 3
+    """When both learn, the other codebooks do so on one step in this many."""
+    cache_mb: int = 512
+    """Hidden states of texts kept in memory, at most, where the language model stays as it is."""
+    evaluate_batches: int = 4
+    """Validation batches at each evaluation."""
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "prompt_clips", "nar_every", "evaluate_batches"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"task.{name} is {getattr(self, name)}; at least 1 is wanted")
+
+
+_TINY = TransformerConfig(width=32, num_layers=1, num_heads=2, ffn_width=64, dropout=0.0)
+_TINY_LM = CausalLmConfig(
+    family="opt",
+    vocabulary_size=NUM_BYTE_IDS,
+    width=32,
+    ffn_width=48,
+    num_layers=2,
+    num_heads=2,
+    max_positions=384,
+    tie_embeddings=True,
+    pad_id=0,
+)
+
+
+def _tiny(method: Method, lora: LoraSizes | None) -> Preset:
+    return Preset(
+        model=LlmTtsConfig(
+            method=method,
+            lm=_TINY_LM,
+            lora=lora,
+            ar=_TINY,
+            nar=_TINY,
+            speakers=("a", "b"),
+            num_codebooks=2,
+            codebook_size=16,
+            max_frames_per_token=8.0,
+            max_text=24,
+            max_frames=48,
+            max_prompt_frames=40,
+        ),
+        task=LlmTtsTaskConfig(joins=JoinConfig(join_max=2), batch_size=2, evaluate_batches=1),
+        loop=LoopConfig(steps=20, evaluate_every=20, save_every=20),
+    )
+
+
+def tiny() -> Preset:
+    """Method C over a random language model; builds and trains a step in a moment; for tests."""
+    return _tiny("coupled", LoraSizes(rank=2, alpha=4, dropout=0.0))
+
+
+def vocabulary_tiny() -> Preset:
+    """Method A; for tests."""
+    return _tiny("vocabulary", LoraSizes(rank=2, alpha=4, dropout=0.0))
+
+
+def superposed_tiny() -> Preset:
+    """Method B; for tests."""
+    return _tiny("superposed", LoraSizes(rank=2, alpha=4, dropout=0.0))
+
+
+SMOLLM2_135M = CausalLmConfig(
+    vocabulary_size=49_152,
+    width=576,
+    ffn_width=1536,
+    num_layers=30,
+    num_heads=9,
+    num_kv_heads=3,
+    max_positions=8192,
+    norm_epsilon=1e-5,
+    rope_theta=100_000.0,
+    tie_embeddings=True,
+    bos_id=1,
+    eos_id=2,
+    pad_id=2,
+)
+
+
+def _loop(steps: int) -> LoopConfig:
+    return LoopConfig(
+        steps=steps,
+        optimizer=OptimizerConfig(learning_rate=1e-3, betas=(0.9, 0.98), weight_decay=0.01),
+        schedule=ScheduleConfig(shape="linear", warmup_steps=100),
+        evaluate_every=500,
+        save_every=500,
+    )
+
+
+def small() -> Preset:
+    """Method C over SmolLM2-135M-Instruct, frozen: its hidden states are computed once per text."""
+    return Preset(
+        model=LlmTtsConfig(lm=SMOLLM2_135M, tokenizer="smollm2-135m-instruct"),
+        task=LlmTtsTaskConfig(language_model="smollm2-135m-instruct"),
+        loop=_loop(8000),
+    )
+
+
+def superposed_small() -> Preset:
+    """Method B over SmolLM2-135M-Instruct."""
+    preset = small()
+    return replace(preset, model=replace(preset.model, method="superposed", lora=LoraSizes(dropout=0.0)))
+
+
+def vocabulary_small() -> Preset:
+    """Method A over SmolLM2-135M-Instruct."""
+    preset = small()
+    return replace(preset, model=replace(preset.model, method="vocabulary", lora=LoraSizes(dropout=0.0)))
+
+
+def paper() -> Preset:
+    """Method C with LLaMA-7B and VALL-E's published sizes, on EnCodec's codes at 6 kbit/s."""
+    sizes = TransformerConfig(width=1024, num_layers=12, num_heads=16, ffn_width=4096)
+    return Preset(
+        model=LlmTtsConfig(
+            lm=CausalLmConfig(),
+            tokenizer="llama-7b",
+            ar=sizes,
+            nar=sizes,
+            num_codebooks=8,
+            codebook_size=1024,
+            frame_rate_hz=75.0,
+            max_text=250,
+            max_frames=1500,
+            max_prompt_frames=450,
+        ),
+        task=LlmTtsTaskConfig(language_model="llama-7b", joins=JoinConfig(join_max=1), prompt_clips=1, nar_every=1),
+        loop=replace(
+            _loop(800_000),
+            precision="bf16",
+            optimizer=OptimizerConfig(learning_rate=5e-4, weight_decay=0.01),
+            schedule=ScheduleConfig(shape="linear", warmup_steps=32_000),
+            evaluate_every=10_000,
+            save_every=10_000,
+        ),
+    )
+
+
+PRESETS = {
+    "tiny": tiny,
+    "vocabulary_tiny": vocabulary_tiny,
+    "superposed_tiny": superposed_tiny,
+    "small": small,
+    "superposed_small": superposed_small,
+    "vocabulary_small": vocabulary_small,
+    "paper": paper,
+}

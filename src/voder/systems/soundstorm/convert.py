@@ -1,0 +1,144 @@
+"""The published SoundStorm checkpoint and ours, both ways.
+
+official     a bare state dict (`soundstorm/speechtokenizer_soundstorm_mls.pt`) from the Hugging Face repository
+             fnlp/AnyGPT-speech-modules, over the SpeechTokenizer that lies beside it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from voder import checkpoint, hub
+from voder.config import from_dict
+from voder.errors import CheckpointError, ConfigError, FittedPartMismatch
+from voder.files import atomic_path
+from voder.interop import Coverage, Marks, RenameTable, Rule, export, load_foreign, read_state
+from voder.roles import Codec
+from voder.systems.soundstorm.config import SoundStormConfig
+from voder.systems.soundstorm.model import SoundStorm
+
+LAYOUTS = {"official": "a .pt file"}
+MARKS = Marks(names=("net.code_embeds.weight",))
+
+_BLOCK = "net.conformer.layers.{i}."
+TABLE = RenameTable(
+    Rule(_BLOCK + "ff1.fn.fn.net.0.{w}", "blocks.{i}.first.inward.{w}"),
+    Rule(_BLOCK + "ff1.fn.fn.net.3.{w}", "blocks.{i}.first.outward.{w}"),
+    Rule(_BLOCK + "ff1.fn.norm.{w}", "blocks.{i}.first.norm.{w}"),
+    Rule(_BLOCK + "ff2.fn.fn.net.0.{w}", "blocks.{i}.second.inward.{w}"),
+    Rule(_BLOCK + "ff2.fn.fn.net.3.{w}", "blocks.{i}.second.outward.{w}"),
+    Rule(_BLOCK + "ff2.fn.norm.{w}", "blocks.{i}.second.norm.{w}"),
+    Rule(_BLOCK + "attn.fn.to_q.{w}", "blocks.{i}.attention.query.{w}"),
+    Rule(_BLOCK + "attn.fn.to_kv.{w}", "blocks.{i}.attention.key_value.{w}"),
+    Rule(_BLOCK + "attn.fn.to_out.{w}", "blocks.{i}.attention.out.{w}"),
+    Rule(_BLOCK + "attn.norm.{w}", "blocks.{i}.attention.norm.{w}"),
+    Rule(_BLOCK + "conv.net1.0.{w}", "blocks.{i}.conv.norm.{w}"),
+    Rule(_BLOCK + "conv.net1.2.{w}", "blocks.{i}.conv.inward.{w}"),
+    Rule(_BLOCK + "conv.ds_conv.conv.{w}", "blocks.{i}.conv.depthwise.{w}"),
+    Rule(_BLOCK + "conv.net2.1.gamma", "blocks.{i}.conv.channel_norm.gain"),
+    Rule(_BLOCK + "conv.net2.2.{w}", "blocks.{i}.conv.outward.{w}"),
+    Rule(_BLOCK + "post_norm.{w}", "blocks.{i}.norm.{w}"),
+    Rule("net.code_embeds.{w}", "codes.{w}"),
+    Rule("net.heads.0.{w}", "heads.project.{w}"),
+    Rule("net.to_logits.0.{w}", "heads.norm.{w}"),
+    Rule("net.to_logits.2.{w}", "heads.{w}"),
+    Rule("semantic_token_emb.{w}", "semantic.{w}"),
+    ignored=("net.conformer.rotary_emb.inv_freq", "net.quantizer_offsets", "net.mask_tokens"),
+)
+
+
+def official_config(args: Mapping[str, Any]) -> SoundStormConfig:
+    """Translate the original's sizes (`dim`, `depth`, `heads`, `dim_head`, `codebook`, `q`, `sem`)."""
+    return SoundStormConfig(
+        width=args["dim"],
+        num_layers=args["depth"],
+        num_heads=args["heads"],
+        head_width=args["dim_head"],
+        codebook_size=args["codebook"],
+        num_levels=args["q"],
+        num_semantic=args["sem"],
+    )
+
+
+def config_of(state: Mapping[str, Tensor], head_width: int = 128) -> SoundStormConfig:
+    """Read the sizes off the weights; only the width of a head cannot be seen there.
+
+    Raises:
+        CheckpointError: they are of something else.
+    """
+    try:
+        levels, width, codes = state["net.to_logits.2.weight"].shape
+        inner = state["net.conformer.layers.0.attn.fn.to_q.weight"].shape[0]
+        hidden = state["net.conformer.layers.0.ff1.fn.fn.net.0.weight"].shape[0]
+        convolved, _, kernel = state["net.conformer.layers.0.conv.ds_conv.conv.weight"].shape
+        semantic = state["semantic_token_emb.weight"].shape[0]
+    except (KeyError, ValueError) as error:
+        raise CheckpointError(f"these are no weights of SoundStorm over SpeechTokenizer: {error}") from error
+    layers = {name.split(".")[3] for name in state if name.startswith("net.conformer.layers.")}
+    return SoundStormConfig(
+        width=width,
+        num_layers=len(layers),
+        num_heads=inner // head_width,
+        head_width=head_width,
+        ffn_expansion=hidden // width,
+        conv_expansion=convolved // width,
+        kernel=kernel,
+        num_semantic=semantic,
+        codebook_size=codes,
+        num_levels=levels,
+    )
+
+
+def import_checkpoint(source: Path, output: Path, *, codec: Path | None = None, head_width: int = 128) -> Coverage:
+    """Convert the official weight file; `codec` is our checkpoint of the SpeechTokenizer that lies beside it.
+
+    Raises:
+        ConfigError: no codec was named.
+        CheckpointError: damaged, of another model, or with names that have no place; all are named.
+        FittedPartMismatch: the codec has other codebooks than these weights fill.
+    """
+    if codec is None:
+        raise ConfigError("a soundstorm speaks through its codec: name our checkpoint of it (codec=FOLDER)")
+    state = read_state(source)
+    part: Codec = hub.load_codec(codec)
+    folder = checkpoint.resolve(hub.locate(codec))
+    config = replace(config_of(state, head_width), codec_identity=checkpoint.identity(folder))
+    fits = (part.num_codebooks, part.codebook_size) == (config.num_levels + 1, config.codebook_size)
+    if not fits or part.codebook_size != config.num_semantic:
+        raise FittedPartMismatch(
+            f"{source} fills {config.num_levels} levels of {config.codebook_size} codes behind {config.num_semantic}, "
+            f"but {codec} has {part.num_codebooks} codebooks of {part.codebook_size}"
+        )
+    model = SoundStorm(config)
+    coverage = load_foreign(model, state, TABLE, str(source))
+    provenance = {"converted_from": [source.name]}
+    checkpoint.save(
+        output,
+        system="soundstorm",
+        config=config,
+        state=model.state_dict(),
+        parts={"codec": folder},
+        provenance=provenance,
+    )
+    return coverage
+
+
+def export_checkpoint(folder: Path, output: Path, layout: str = "official") -> list[str]:
+    """Write a checkpoint of ours as an official file; returns what has no place there, which is nothing.
+
+    Raises:
+        CheckpointError: not a checkpoint of this system, or an unknown layout.
+    """
+    if layout not in LAYOUTS:
+        raise CheckpointError(f"soundstorm has no layout {layout!r}; there is {', '.join(LAYOUTS)}")
+    found = checkpoint.read(folder)
+    if found.system != "soundstorm":
+        raise CheckpointError(f"{folder} is a {found.system}; a soundstorm is wanted here")
+    from_dict(SoundStormConfig, found.config, where=str(folder))
+    with atomic_path(output) as temporary:
+        torch.save(export(checkpoint.load_state(found.folder), TABLE), temporary)
+    return []
