@@ -11,6 +11,8 @@ FOLDER = Path(__file__).parents[1] / "fixtures" / "metrics"
 
 @pytest.mark.parametrize("case", sorted(FOLDER.glob("*.json")), ids=lambda path: path.stem)
 def test_recorded_figures_are_met(case):
+    if case.stem == "audio_metrics":
+        pytest.importorskip("pesq")
     result = verify_fixtures(case, kinds=KINDS)
     assert [(o.status, o.details) for o in result.outcomes] == [("pass", ())]
 

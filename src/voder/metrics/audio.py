@@ -92,15 +92,15 @@ def pesq(
         ConfigError: pesq is not installed, or no such rate: wide takes 16000 Hz, narrow 8000 or 16000 Hz.
         ValueError: signals of different lengths, or without speech.
     """
+    allowed = (16_000,) if band == "wide" else (8_000, 16_000)
+    if sample_rate_hz not in allowed:
+        rates = " or ".join(map(str, allowed))
+        raise ConfigError(f"PESQ ({band} band) takes {rates} Hz, not {sample_rate_hz}: resample")
     try:
         from pesq import PesqError
         from pesq import pesq as measure
     except ImportError as error:
         raise ConfigError("PESQ needs the pesq package (it is compiled on installation): pip install pesq") from error
-    allowed = (16_000,) if band == "wide" else (8_000, 16_000)
-    if sample_rate_hz not in allowed:
-        rates = " or ".join(map(str, allowed))
-        raise ConfigError(f"PESQ ({band} band) takes {rates} Hz, not {sample_rate_hz}: resample")
     target, given = _pair(reference, estimate)
     if not target.any():
         raise ValueError("PESQ has no meaning for a silent reference")

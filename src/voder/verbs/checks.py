@@ -79,6 +79,10 @@ def run_verify(args: argparse.Namespace, command: list[str]) -> int:
     return _verify_equalities(args)
 
 
+PRESETS_BY_PAPER = {"fsq": "encodec/fsq_tiny"}
+"""Papers that are presets of another system's folder, as `voder verify NAME` calls them."""
+
+
 def _verify_equalities(args: argparse.Namespace) -> int:
     import tempfile
 
@@ -86,9 +90,10 @@ def _verify_equalities(args: argparse.Namespace) -> int:
     from voder.evaluate.equalities import Bench, check, tiny_presets
     from voder.systems import SYSTEMS
 
-    if args.system:
-        hub.find(args.system.partition("/")[0])
-    names = [args.system] if args.system else tiny_presets(SYSTEMS)
+    asked = PRESETS_BY_PAPER.get(args.system, args.system)
+    if asked:
+        hub.find(asked.partition("/")[0])
+    names = [asked] if asked else tiny_presets(SYSTEMS)
     print(f"{'system':<16} {'equality':<30} {'largest':>9} {'tolerated':>9}")
     results = []
     with tempfile.TemporaryDirectory(prefix="voder-verify-") as folder:

@@ -134,6 +134,13 @@ def test_a_dtype_whose_state_would_crash_numpy_is_only_looked_at(tmp_path):
     assert read_centers(tmp_path / "km.bin").tolist() == [[1.0] * 2] * 2
 
 
+def test_a_member_of_an_archive_that_is_no_array_is_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "km.npz", "w") as archive:
+        archive.writestr("arr_0", b"not an array")  # numpy gives the bytes of what it does not know
+    with pytest.raises(CheckpointError, match="holds no cluster"):
+        read_centers(tmp_path / "km.npz")
+
+
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(CheckpointError, match=r"none\.bin cannot be read"):
         read_centers(tmp_path / "none.bin")

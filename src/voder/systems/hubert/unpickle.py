@@ -164,7 +164,9 @@ class _Reader(pickle._Unpickler):
     dispatch[pickle.BUILD[0]] = load_build
 
 
-class _TorchReader(pickle.Unpickler):
+class _TorchReader(pickle._Unpickler):
+    """In Python too: the one in C makes room for as many remembered objects as a file says."""
+
     def find_class(self, module: str, name: str) -> Any:
         return _resolve(module, name)
 
@@ -195,7 +197,7 @@ def read_centers(file: Path) -> np.ndarray:
         raise CheckpointError(
             f"{file} holds no cluster centres that can be read ({error or type(error).__name__})"
         ) from error
-    if found is None or found.ndim != 2 or found.dtype.kind != "f" or not np.isfinite(found).all():
+    if not isinstance(found, np.ndarray) or found.ndim != 2 or found.dtype.kind != "f" or not np.isfinite(found).all():
         raise CheckpointError(f"{file} holds no cluster_centers_: a table of numbers, one row per unit")
     return np.ascontiguousarray(found, dtype=np.float32)
 
