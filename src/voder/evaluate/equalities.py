@@ -228,15 +228,16 @@ def _streamed(codec: Codec, clips: Sequence[AudioClip]) -> Iterator[Equality]:
     ids = samples = 0.0
     for number, clip in enumerate(clips):
         audio, _ = collate_clips([clip], torch.device("cpu"))
+        audio = audio[..., : 40 * codec.hop + 7]  # enough to pass every layer's reach many times
         whole = codec.encode_batch(audio)
         sound = codec.decode_batch(whole)
-        sizes = (1, codec.hop - 1, 5 * codec.hop + 3, clip.num_samples)
+        sizes = (1, codec.hop - 1, 5 * codec.hop + 3, audio.shape[-1])
         for size in sizes if number == 0 else sizes[2:]:
             encoder, decoder = codec.encoding_stream(), codec.decoding_stream()
             codes = torch.cat([*map(encoder.push, torch.split(audio, size, dim=-1)), encoder.push(last=True)], dim=-1)
             ids += _different_ids(codes[0].numpy(), whole.codes[0].numpy())
             pieces = torch.split(whole.codes, max(1, size // codec.hop), dim=-1)
-            heard = torch.cat([*map(decoder.push, pieces), decoder.push(last=True)], dim=-1)[..., : clip.num_samples]
+            heard = torch.cat([*map(decoder.push, pieces), decoder.push(last=True)], dim=-1)[..., : audio.shape[-1]]
             samples = max(samples, _distance(heard, sound))
     yield Equality(name="streamed = whole (codes)", difference=ids, tolerance=0)
     yield Equality(name="streamed = whole (samples)", difference=samples, tolerance=1e-4)
