@@ -21,7 +21,7 @@ from voder.demo.recordings import WORDS
 from voder.demo.strings import Line, Takes, plan_lines
 from voder.evaluate.figures import Figure
 from voder.evaluate.suites import error_figure, evaluate_codec, hear, likeness_figure, round_trips
-from voder.roles import Codec, SayRequest, Speaker, Transcriber
+from voder.roles import Codec, SayRequest, Speaker, Speech, Transcriber
 from voder.train.run import RunRequest, train
 
 NUM_STRINGS = 120
@@ -216,6 +216,19 @@ def speaking(
     if voice_judge is not None:
         figures.append(_likeness(f"{name}: likeness of the voice", lines, [s.clip for s in said], voice_judge))
     whole = sum(a == b for a, b in zip(texts, heard, strict=True))
+    return {
+        "figures": [figure.to_dict() for figure in figures],
+        "whole": whole,
+        "cut": sum(speech.truncated for speech in said),
+        "said": [{"text": t, "heard": h} for t, h in zip(texts, heard, strict=True)],
+        "examples": _examples(lines, said, heard, folder, tag),
+    }
+
+
+def _examples(
+    lines: Sequence[Line], said: Sequence[Speech], heard: Sequence[str], folder: Path, tag: str
+) -> list[dict[str, Any]]:
+    """Some of what was said, kept beside the recorded string and the prompt."""
     examples = []
     for index in _spread(len(lines)):
         line, stem = lines[index], f"{tag}_{index + 1}"
@@ -232,13 +245,7 @@ def speaking(
                 ],
             }
         )
-    return {
-        "figures": [figure.to_dict() for figure in figures],
-        "whole": whole,
-        "cut": sum(speech.truncated for speech in said),
-        "said": [{"text": t, "heard": h} for t, h in zip(texts, heard, strict=True)],
-        "examples": examples,
-    }
+    return examples
 
 
 def figure_of(record: dict[str, Any]) -> Figure:
