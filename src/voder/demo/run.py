@@ -21,7 +21,7 @@ from voder.demo.recordings import unpack
 from voder.demo.stages import Stages
 from voder.errors import InputError
 from voder.evaluate.report import Report, write_report
-from voder.evaluate.run import OUTSIDE_JUDGE, VOICE_JUDGE
+from voder.evaluate.run import VOICE_JUDGE
 from voder.files import write_text
 
 SCRATCH_STEPS = {"ctc": 1400, "spectral": 2200, "valle": 2800}
@@ -95,8 +95,8 @@ def run_demo(
 ) -> Path:
     """Run the demo into `output` and return the path of its report.
 
-    `second_judge` names a recogniser from outside to judge speech too; published judges that `voder fetch` has brought
-    (whisper-base, ge2e) are heard unasked.
+    `second_judge` names a recogniser from outside to judge speech too (it takes minutes); the judge of voices that
+    `voder fetch` has brought (ge2e) is heard unasked.
 
     Raises:
         KeyboardInterrupt: it was interrupted; the same command goes on.
@@ -112,7 +112,7 @@ def run_demo(
     recordings = unpack(output / "recordings")
     base = {"seed": seed, "from_scratch": from_scratch}
     judges = Judges(
-        second=second_judge or (OUTSIDE_JUDGE if hub.is_fetched(OUTSIDE_JUDGE) else None),
+        second=second_judge,
         voice=VOICE_JUDGE if hub.is_fetched(VOICE_JUDGE) else None,
     )
     prepared = {places.data: recordings.known, places.new_data: recordings.new, places.all_data: recordings.everyone}
