@@ -17,6 +17,7 @@ import statistics
 import subprocess
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +110,7 @@ def _seconds_a_step(run: Path) -> float:
     events = EventAccumulator(str(run / "tensorboard"))
     events.Reload()
     times = [event.wall_time for event in events.Scalars("learning_rate")]
-    return round(statistics.median(b - a for a, b in zip(times, times[1:], strict=False)), 2)
+    return round(statistics.median(b - a for a, b in pairwise(times)), 2)
 
 
 def _cut_back(whole: Path, copy: Path, step: int) -> None:
