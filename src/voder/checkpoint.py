@@ -24,7 +24,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from voder.config import to_dict
-from voder.errors import CheckpointError, ResourceError
+from voder.errors import CheckpointError, FittedPartMismatch, ResourceError
 from voder.files import folder_written_atomically, link_tree, standing
 
 FORMAT = "voder-checkpoint/1"
@@ -177,6 +177,36 @@ def read(path: Path) -> Checkpoint:
     if not isinstance(checkpoint.system, str) or not isinstance(checkpoint.config, dict):
         raise CheckpointError(f"{folder / CONFIG_FILE} is damaged: system must be a name and model a mapping")
     return checkpoint
+
+
+def read_of(path: Path, system: str) -> Checkpoint:
+    """As `read`, of a checkpoint that must be of one system.
+
+    Raises:
+        CheckpointError: it is another system's.
+    """
+    found = read(path)
+    if found.system != system:
+        raise CheckpointError(f"{path} is a checkpoint of {found.system}; one of {system} is wanted here")
+    return found
+
+
+def fitted_part(found: Checkpoint, name: str, wanted: str | None) -> Path:
+    """The folder of a part, which must be the very one that the model beside it was fitted on (its `identity`).
+
+    Raises:
+        CheckpointError: it is missing.
+        FittedPartMismatch: it is another one.
+    """
+    folder = found.parts.get(name)
+    if folder is None:
+        raise CheckpointError(f"{found.folder} holds no parts/{name}, which {found.system} needs; copy it whole")
+    held = identity(folder)
+    if held != wanted:
+        raise FittedPartMismatch(
+            f"{folder} is {held}, but the {found.system} beside it was trained on codes of {wanted}"
+        )
+    return folder
 
 
 def load_state(path: Path) -> dict[str, Tensor]:

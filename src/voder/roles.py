@@ -6,10 +6,11 @@ what a system writes; the single-item members are what a user calls, and are wri
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, final
 
 import numpy as np
@@ -469,6 +470,8 @@ class Chatter(nn.Module, ABC):
     """What a user's turn may hold."""
     gives: tuple[Literal["text", "audio", "image"], ...]
     """What an assistant's turn may hold."""
+    options: Mapping[str, tuple[str, ...]] = MappingProxyType({})
+    """What `reply` takes beside the ways of sampling, with the values that each may have."""
 
     @abstractmethod
     def reply(self, turns: Sequence[Turn], *, want: str | None = None, seed: int = 0, **sampling: Any) -> Turn:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from voder.errors import CheckpointError
+from voder.text.subwords import read_tokenizer
 
 _UNKNOWN, _CONTROL, _BYTE_PAIRS = 2, 3, 2
 _BLANK = "▁"
@@ -38,6 +39,16 @@ def read_sentencepiece(file: Path) -> Any:
     kind: Any = PreTrainedTokenizerFast
     named = {f"{name}_token": piece for name, piece in (("bos", "<s>"), ("eos", "</s>")) if piece in ids}
     return kind(tokenizer_object=tokenizer, unk_token=unknown, clean_up_tokenization_spaces=False, **named)
+
+
+def read_unchanged(folder: Path) -> Any:
+    """The tokenizer of a folder before others added tokens to it: its `tokenizer.model` where there is one.
+
+    Raises:
+        CheckpointError: missing or damaged.
+    """
+    model = folder / "tokenizer.model"
+    return read_sentencepiece(model) if model.is_file() else read_tokenizer(folder)
 
 
 def _pieces(file: Path) -> list[tuple[str, int]]:

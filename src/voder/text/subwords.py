@@ -4,10 +4,12 @@ Text that somebody wrote never becomes a special token, whatever it looks like: 
 `encode_chat` knows what the template wrote from what people wrote.
 """
 
+import contextlib
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -137,3 +139,11 @@ def fingerprint(tokenizer: Any) -> str:
         content.pop(passing, None)
     text = json.dumps([content, tokenizer.special_tokens_map, tokenizer.chat_template], sort_keys=True, default=str)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+@contextlib.contextmanager
+def tokenizer_files(tokenizer: Any) -> Iterator[tuple[Path, str]]:
+    """A folder with the files of a tokenizer, there as long as needed, and the fingerprint of what they hold."""
+    with tempfile.TemporaryDirectory(prefix="voder-tokenizer-") as place:
+        tokenizer.save_pretrained(place)
+        yield Path(place), fingerprint(read_tokenizer(Path(place)))

@@ -181,10 +181,10 @@ def test_dialogues_join_the_recordings(bench, tmp_path):
     file = tmp_path / "d.jsonl"
     write_dialogues(file, [Dialogue(id="d", turns=pair)])
     always = (f"task.dialogues={file}", "task.dialogue_share=1.0")
-    read = task(bench, *always, "task.read_share=1.0")._spelled(task(bench, *always).batch(0, 0, 1).row(0))
+    read = task(bench, *always, "task.read_share=1.0").spelled(task(bench, *always).batch(0, 0, 1).row(0))
     assert "<soim>" in read
     chat = task(bench, *always, "task.stage=chat")
-    assert "<soim><👀1><👀2><👀3><👀4><eoim>" in chat._spelled(chat.batch(0, 0, 1).row(0))
+    assert "<soim><👀1><👀2><👀3><👀4><eoim>" in chat.spelled(chat.batch(0, 0, 1).row(0))
     for codes, error, reason in (
         (Codes(modality="speech", codes=(1,), tokenizer="strange"), FittedPartMismatch, "strange"),
         (Codes(modality="image", codes=(1, 2, 3, 99)), TokensError, "image code 99"),

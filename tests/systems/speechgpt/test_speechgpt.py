@@ -48,7 +48,7 @@ def test_speech_that_is_wanted_comes_whole_and_text_alone_stays_text(chatter):
         spoken = chatter.reply([user("hello")], want="audio", seed=seed, max_new=20)
         clips = [part for part in spoken.parts if isinstance(part, AudioClip)]
         assert len(clips) == 1
-        assert clips[0].num_samples % chatter.units.hop == 0
+        assert clips[0].num_samples % chatter.reader.hop == 0
         silent = chatter.reply([user(CLIP)], want="text", seed=seed, max_new=20)
         assert all(isinstance(part, str) for part in silent.parts)
     aloud = chatter.reply([user("hello")], task="speak", max_new=20)
@@ -209,7 +209,7 @@ def test_dialogues_are_what_stage_chain_reads(bench, tmp_path):
     )
     write_dialogues(tmp_path / "d.jsonl", [Dialogue(id="d", turns=said)])
     chain = task(bench, "task.stage=chain", f"task.dialogues={tmp_path / 'd.jsonl'}")
-    shown = {chain._spelled(chain.batch(step, 0, 1).row(row)) for step in range(12) for row in range(2)}
+    shown = {chain.spelled(chain.batch(step, 0, 1).row(row)) for step in range(12) for row in range(2)}
     assert len(shown) == 4
     assert any("<sosp><1><2><eosp><eoh>." in each and "who?; [ta] a cat; [ua]<sosp><3>" in each for each in shown)
     assert any("who?<eoh>." in each and "a cat<eoa>" in each for each in shown)

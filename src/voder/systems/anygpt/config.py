@@ -10,7 +10,7 @@ from voder.nn.causal_lm import CausalLmConfig
 from voder.systems.anygpt.seed import SeedConfig
 from voder.systems.anygpt.vocabulary import AnyGptVocabulary, ChatPlace, ModalitySizes
 from voder.text.subwords import NUM_BYTE_IDS
-from voder.train.base_lm import BYTES
+from voder.train.base_lm import BYTES, SMOLLM2_135M
 from voder.train.loop import LoopConfig
 from voder.train.optim import OptimizerConfig, ScheduleConfig
 
@@ -124,8 +124,8 @@ def tiny() -> Preset:
 
 def small() -> Preset:
     """SmolLM2 135M and the first codebook of one's own codec, on two cores."""
-    model = AnyGptConfig(codes=ModalitySizes(audio=0))
-    task = AnyGptTaskConfig(lm="smollm2-135m-instruct", batch_items=4, max_ids=384)
+    model = AnyGptConfig(lm=SMOLLM2_135M, codes=ModalitySizes(audio=0))
+    task = AnyGptTaskConfig(lm="smollm2-135m-instruct", batch_items=2, max_ids=128)
     return Preset(model=model, task=task, loop=_loop(500, learning_rate=2e-4, every=100, warmup=20))
 
 

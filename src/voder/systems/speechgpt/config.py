@@ -7,9 +7,9 @@ from typing import Literal
 from voder.errors import ConfigError
 from voder.hub import Preset
 from voder.nn.causal_lm import CausalLmConfig, LoraSizes
-from voder.systems.speechgpt.vocabulary import grown_size
+from voder.systems.speechgpt.vocabulary import SpeechGptVocabulary
 from voder.text.subwords import NUM_BYTE_IDS
-from voder.train.base_lm import BYTES
+from voder.train.base_lm import BYTES, SMOLLM2_135M
 from voder.train.loop import LoopConfig
 from voder.train.optim import OptimizerConfig, ScheduleConfig
 
@@ -46,10 +46,14 @@ class SpeechGptConfig:
             raise ConfigError(f"num_units is {self.num_units}; 1 or more is wanted")
 
     @property
+    def vocabulary(self) -> SpeechGptVocabulary:
+        """Which id is what."""
+        return SpeechGptVocabulary(self.lm.vocabulary_size, self.num_units, markers=self.markers)
+
+    @property
     def network(self) -> CausalLmConfig:
         """The language model as it is built: with all ids."""
-        size = grown_size(self.lm.vocabulary_size, self.num_units, markers=self.markers)
-        return replace(self.lm, vocabulary_size=size)
+        return replace(self.lm, vocabulary_size=self.vocabulary.size)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,8 +127,8 @@ def tiny() -> Preset:
 
 def small() -> Preset:
     """SmolLM2 135M and the units of one's own codec or hubert, on two cores."""
-    task = SpeechGptTaskConfig(lm="smollm2-135m-instruct", batch_items=4, max_ids=384)
-    model = SpeechGptConfig(dedup=False, prefix=False)
+    task = SpeechGptTaskConfig(lm="smollm2-135m-instruct", batch_items=2, max_ids=128, evaluate_items=32)
+    model = SpeechGptConfig(lm=SMOLLM2_135M, dedup=False, prefix=False)
     return Preset(model=model, task=task, loop=_loop(500, learning_rate=2e-4, every=100, warmup=20))
 
 
