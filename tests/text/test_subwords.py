@@ -9,7 +9,10 @@ from voder.text.subwords import (
     encode,
     encode_chat,
     encode_marked,
+    fingerprint,
     read_tokenizer,
+    tokenizer_files,
+    without_added,
 )
 
 
@@ -74,3 +77,18 @@ def test_a_missing_package_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr("voder.text.subwords.find_spec", lambda name: None)
     with pytest.raises(CheckpointError, match="package sentencepiece"):
         read_tokenizer(tmp_path)
+
+
+def test_added_tokens_are_text_again_once_they_are_taken_away(tokenizer):
+    grown = byte_tokenizer()
+    grown.add_tokens(["<5>", "<sosp>"])
+    with tokenizer_files(grown) as (folder, name):
+        read = read_tokenizer(folder)
+        assert fingerprint(read) == name
+    assert not folder.exists()
+    assert encode(read, "<sosp><5>") == [NUM_BYTE_IDS + 1, NUM_BYTE_IDS]
+    plain = without_added(read, NUM_BYTE_IDS)
+    assert encode(plain, "<sosp><5></s>") == encode(tokenizer, "<sosp><5></s>")
+    assert len(plain) == NUM_BYTE_IDS
+    assert set(plain.all_special_ids) == set(tokenizer.all_special_ids)
+    assert fingerprint(plain) == fingerprint(tokenizer)

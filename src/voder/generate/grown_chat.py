@@ -68,14 +68,15 @@ class GrownLmChatter(Chatter, Transcriber):
         """Questions and answers of a conversation; `how` says how clips are heard.
 
         Raises:
-            InputError: a turn is empty or the system's, the two do not take turns, or the last one is not the user's.
+            InputError: a turn of the user is empty, one is the system's, the two do not take turns, or the last one is
+                not the user's.
         """
         found: list[Exchange] = []
         for said in turns:
             if said.role == "system":
                 raise InputError("this model has no system turns of one's own; say it in the first question")
             pieces = [self.piece(part, **how) for part in said.parts if not isinstance(part, str) or part]
-            if not pieces:
+            if not pieces and said.role == "user":
                 raise InputError("a turn of the conversation is empty")
             waits = bool(found) and found[-1][1] is None
             if waits != (said.role == "assistant"):

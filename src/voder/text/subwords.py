@@ -83,6 +83,26 @@ def read_tokenizer(folder: Path) -> Any:
     return tokenizer
 
 
+def without_added(tokenizer: Any, size: int) -> Any:
+    """A tokenizer without the tokens that were added from id `size` on, whose names are then text like any other."""
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerFast
+
+    kind: Any = PreTrainedTokenizerFast
+    content = json.loads(tokenizer.backend_tokenizer.to_str())
+    content["added_tokens"] = [token for token in content["added_tokens"] if token["id"] < size]
+    kept = {token["content"]: token["special"] for token in content["added_tokens"]}
+    named = {name: token for name, token in tokenizer.special_tokens_map.items() if token in kept}
+    plain = kind(
+        tokenizer_object=Tokenizer.from_str(json.dumps(content)),
+        clean_up_tokenization_spaces=False,
+        additional_special_tokens=[token for token in kept if kept[token] and token not in named.values()],
+        **named,
+    )
+    plain.chat_template = tokenizer.chat_template
+    return plain
+
+
 def encode(tokenizer: Any, text: str) -> list[int]:
     """Ids of a text, without begin or end; what looks like a special token stays text.
 

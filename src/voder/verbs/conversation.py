@@ -112,7 +112,10 @@ class _Talk:
             note(f"{error}; that turn is forgotten")
             return
         self.number += 1
-        self.turns += [asked, reply]
+        if reply.parts:
+            self.turns += [asked, reply]
+        else:  # models refuse a history with empty turns
+            note("nothing was said; that turn is forgotten")
 
 
 def _read(kind: str, name: str, takes: tuple[str, ...]) -> Any:

@@ -93,7 +93,7 @@ def import_checkpoint(
     if music is not None:
         parts["music"] = fitted_music(music, config)
     provenance = {"converted_from": [source.name, *([seed.name] if seed else [])]}
-    with tokenizer_files(read_unchanged(source)) as (words, name):
+    with tokenizer_files(read_unchanged(source, vocabulary.text_size)) as (words, name):
         parts[TOKENIZER], config = words, replace(config, tokenizer=name)
         checkpoint.save(output, system="anygpt", config=config, state=state, parts=parts, provenance=provenance)
     return Coverage(state=state)

@@ -23,12 +23,22 @@ from voder.roles import Codec, Generator, Turn
 from voder.sequence.spans import Exchange, Piece
 from voder.systems.anygpt.config import AnyGptConfig
 from voder.systems.anygpt.model import AnyGpt
-from voder.systems.anygpt.presets import DECODING
 from voder.systems.anygpt.prompt import MAKE, READ, conversation, pair, pair_question, read_answer
 from voder.systems.anygpt.rows import RowMaker
 from voder.text.subwords import encode
 from voder.train.base_lm import tokenizer_of
 
+_ALL = 4096  # ids that repetition is counted over: the whole context
+
+DECODING: Mapping[str, GenerateConfig] = {
+    "text": GenerateConfig(greedy=False, max_new=100, min_new=10),
+    "image": GenerateConfig(greedy=False, max_new=200, min_new=10),
+    "speech": GenerateConfig(greedy=False, max_new=1500, min_new=10, repetition_penalty=1.05, repetition_window=_ALL),
+    "music": GenerateConfig(
+        greedy=False, max_new=2000, min_new=10, top_k=200, repetition_penalty=1.15, repetition_window=_ALL
+    ),
+}
+"""By what is wanted; sounds are decoded like music."""
 _WANTED = {"audio": "speech", "image": "image", "music": "music"}
 
 
@@ -97,7 +107,9 @@ class AnyGptChatter(GrownLmChatter):
             return conversation(vocabulary, exchanges)
         question = list(exchanges[-1][0])
         if len(exchanges) > 1:
-            raise InputError("this checkpoint has had stage pretrain alone and knows no history; train stage chat")
+            raise InputError(
+                "this checkpoint has had stage pretrain alone and knows no history: begin anew, or train stage chat"
+            )
         stretches = [piece for piece in question if isinstance(piece, tuple)]
         text = " ".join(piece for piece in question if isinstance(piece, str))
         if kind is not None and not stretches:

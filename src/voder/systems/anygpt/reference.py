@@ -11,7 +11,7 @@ from voder.fixtures import Case, Runner, json_difference, load_official
 from voder.interop import RenameTable, Rule, rules
 from voder.sequence.spans import Exchange
 from voder.systems.anygpt import seed_convert
-from voder.systems.anygpt.presets import DECODING
+from voder.systems.anygpt.infer import DECODING
 from voder.systems.anygpt.prompt import (
     SYSTEM,
     answers_only,

@@ -4,6 +4,7 @@ and `48khz`, and the same with finite scalar quantisation."""
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Literal
 
 from voder.hub import Preset
@@ -12,8 +13,7 @@ from voder.nn.quantize.rvq import RVQConfig
 from voder.nn.seanet import SEANetConfig
 from voder.systems.encodec.lm import EntropyLMConfig
 from voder.train.codec import CodecTaskConfig
-from voder.train.loop import LoopConfig
-from voder.train.optim import OptimizerConfig, ScheduleConfig
+from voder.train.loop import cosine_loop
 
 _OVERLAP, _UNSCALED_RMS = 0.01, 0.1
 
@@ -161,15 +161,8 @@ class EncodecTaskConfig(CodecTaskConfig):
     """Steps that the discriminator learns alone before the codec listens to it."""
 
 
-def _loop(steps: int, *, learning_rate: float, every: int, betas: tuple[float, float] = (0.5, 0.9)) -> LoopConfig:
-    return LoopConfig(
-        steps=steps,
-        max_grad_norm=20.0,  # the balancer sets the gradient's size: this only stops spikes
-        optimizer=OptimizerConfig(name="adam", learning_rate=learning_rate, betas=betas),
-        schedule=ScheduleConfig(shape="cosine", warmup_steps=100, final_ratio=0.05),
-        evaluate_every=every,
-        save_every=every,
-    )
+# the balancer sets the gradient's size: the norm only stops spikes
+_loop = partial(cosine_loop, name="adam", betas=(0.5, 0.9), warmup=100, final_ratio=0.05, max_grad_norm=20.0)
 
 
 def tiny() -> Preset:

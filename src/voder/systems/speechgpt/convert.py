@@ -90,7 +90,7 @@ def import_checkpoint(
         lm=replace(found, vocabulary_size=text_size), num_units=count, units_identity=identity, markers=markers
     )
     provenance = {"converted_from": [source.name]}
-    with tokenizer_files(read_unchanged(source)) as (words, name):
+    with tokenizer_files(read_unchanged(source, text_size)) as (words, name):
         parts[TOKENIZER], config = words, replace(config, tokenizer=name)
         checkpoint.save(output, system="speechgpt", config=config, state=state, parts=parts, provenance=provenance)
     return Coverage(state=state)

@@ -16,9 +16,9 @@ from voder.generate.grown_chat import GrownLmChatter
 from voder.generate.lm import GenerateConfig
 from voder.generate.units import Reader, load_reader
 from voder.roles import Codec, Generator, Turn
-from voder.sequence.spans import Piece
+from voder.sequence.spans import Exchange, Piece
 from voder.systems.speechgpt.model import SpeechGpt
-from voder.systems.speechgpt.prompt import RECOGNISE, SPEAK, ChainAnswer, read_answer, speech
+from voder.systems.speechgpt.prompt import RECOGNISE, SPEAK, ChainAnswer, read_answer, speech, told
 from voder.systems.speechgpt.rows import RowMaker
 from voder.systems.speechgpt.vocabulary import UNITS
 from voder.text.subwords import encode
@@ -55,7 +55,8 @@ class SpeechGptChatter(GrownLmChatter):
         task = sampling.pop("task", "answer")
         if task not in self.options["task"]:
             raise InputError(f"task {task!r} is unknown; {' and '.join(self.options['task'])} can be asked for")
-        exchanges = self.exchanges(turns)
+        found = self.exchanges(turns)
+        exchanges: list[Exchange] = [(asked, None if said is None else told(said)) for asked, said in found]
         if task == "speak":
             exchanges, want = [((SPEAK[0], *exchanges[-1][0]), None)], "audio"
         how = CHAT.changed(**sampling)

@@ -74,6 +74,16 @@ def chain(*, text: str | None = None, transcript: str | None = None, units: Sequ
     return pieces if units is None else [*pieces, UNIT_ANSWER, speech(units)]
 
 
+def told(pieces: Sequence[Piece]) -> list[Piece]:
+    """An answer of the history as the model gives it: speech behind text has its tag."""
+    found: list[Piece] = []
+    for piece in pieces:
+        if isinstance(piece, tuple) and found and isinstance(found[-1], str):
+            found.append(UNIT_ANSWER)
+        found.append(piece)
+    return found
+
+
 def published_pieces(text: str, vocabulary: SpeechGptVocabulary) -> list[Piece]:
     """A line of the authors' data, in which markers and units are spelled out, as pieces."""
     marks = {"<s>": 1, "</s>": 2, **vocabulary.markers}

@@ -31,7 +31,7 @@ class _Formats:
         name = str(case.meta["tokenizer"]).split(" ")[0]
         folder = next((up / name for up in case.path.parents if (up / name).is_dir()), Path(name))
         said = case.meta["vocab"]
-        self.tokenizer = read_unchanged(folder)
+        self.tokenizer = read_unchanged(folder, said["base"])
         self.vocabulary = SpeechGptVocabulary(said["base"], said["size_ma"] - said["base"] - 2)
 
     def ids(self, text: str) -> list[int]:

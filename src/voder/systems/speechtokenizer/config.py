@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from math import prod
 from typing import Literal
 
@@ -9,8 +10,7 @@ from voder.hub import Preset
 from voder.nn.quantize.rvq import RVQConfig
 from voder.nn.seanet import SEANetConfig
 from voder.train.codec import CodecTaskConfig
-from voder.train.loop import LoopConfig
-from voder.train.optim import OptimizerConfig, ScheduleConfig
+from voder.train.loop import cosine_loop
 
 MEL_TEACHER = "mel"
 """The teacher that needs no weights: a log-mel spectrogram."""
@@ -94,15 +94,8 @@ def anatomy(config: SpeechTokenizerConfig) -> Mapping[str, str]:
     }
 
 
-def _loop(steps: int, *, learning_rate: float, every: int) -> LoopConfig:
-    return LoopConfig(
-        steps=steps,
-        max_grad_norm=1000.0,  # of losses weighted in the hundreds: this only stops spikes
-        optimizer=OptimizerConfig(name="adam", learning_rate=learning_rate, betas=(0.8, 0.99)),
-        schedule=ScheduleConfig(shape="cosine", warmup_steps=100, final_ratio=0.05),
-        evaluate_every=every,
-        save_every=every,
-    )
+# of losses weighted in the hundreds: the norm only stops spikes
+_loop = partial(cosine_loop, name="adam", betas=(0.8, 0.99), warmup=100, final_ratio=0.05, max_grad_norm=1000.0)
 
 
 def tiny() -> Preset:
