@@ -66,7 +66,7 @@ def test_an_unknown_name_is_offered_the_nearest(toy):
 
 
 def test_a_source_that_a_name_does_not_have_is_refused(toy, monkeypatch):
-    publish(monkeypatch, replace(toy.row, hub=None))
+    publish(monkeypatch, replace(toy.row, hub=()))
     with pytest.raises(ConfigError, match="cannot be had via 'hub'; only via pip"):
         fetch.fetch("toy-whisper", via="hub")
 

@@ -86,13 +86,15 @@ def run_fetch(args: argparse.Namespace, command: list[str]) -> int:
 
 def _list_published() -> int:
     from voder.fetch import list_published
+    from voder.published import spell_size
 
     for offer in list_published():
-        place = "here" if offer.here else f"{offer.num_bytes / 1e6:,.0f} MB"
-        sources = " or ".join(offer.sources)
         row = offer.published
-        print(f"{row.name:<24} {row.system:<12} {place:>9}  {row.licence:<14} {sources}")
-        print(f"{'':<24} {row.what}")
+        place = "here" if offer.here else spell_size(row.num_bytes())
+        sources = " or ".join(row.sources) or "by hand"
+        print(f"{row.name:<24} {row.system:<15} {place:>7}  {sources:<10}  {row.licence}")
+        more = f", with {' and '.join(row.needs.values())}" if row.needs else ""
+        print(f"  {row.what}{more}")
     return 0
 
 

@@ -7,7 +7,7 @@ speecht5     Hugging Face's SpeechT5HifiGan: mel frames in
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,31 +19,11 @@ from voder.config import from_dict
 from voder.errors import CheckpointError, ConfigError
 from voder.files import atomic_path
 from voder.interop import WEIGHT_NORM, Coverage, Marks, RenameTable, Rule, export, load_foreign, read_state
+from voder.published import ByHand, HubFile, HubSource, Published, of_file
 from voder.systems.unitvocoder.config import DurationConfig, HifiGanConfig, VocoderConfig
 from voder.systems.unitvocoder.model import UnitVocoder
 
 Layout = Literal["fairseq", "seamless", "speecht5"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Published:
-    """A checkpoint that can be had from its authors. Sizes are rounded and, as the licences, recalled."""
-
-    name: str
-    source: str
-    megabytes: int
-    licence: str
-
-
-KNOWN = (
-    Published(
-        name="mhubert-lj",
-        source="dl.fbaipublicfiles.com: code_hifigan/mhubert_vp_en_es_fr_it3_400k_layer11_km1000_lj/g_00500000",
-        megabytes=55,
-        licence="MIT",
-    ),
-    Published(name="speecht5-hifigan", source="microsoft/speecht5_hifigan", megabytes=51, licence="MIT"),
-)
 
 
 def _generator(prefix: str, up: str) -> tuple[Rule, ...]:
@@ -252,3 +232,43 @@ def _read_json(file: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise CheckpointError(f"{file} must hold a table")
     return content
+
+
+_PLACE = "fairseq/speech_to_speech/vocoder/code_hifigan/mhubert_vp_en_es_fr_it3_400k_layer11_km1000_lj"
+PUBLISHED = (
+    Published(
+        name="mhubert-vocoder-lj",
+        system="unitvocoder",
+        what="units of mhubert-km1000 to speech in one voice, with durations",
+        licence="MIT by fairseq, CC-BY-NC-4.0 by its Hub page",
+        origin="Meta's unit vocoder of LJSpeech, which SpeechGPT speaks with",
+        convert=of_file("g_00500000", import_checkpoint),
+        by_hand=ByHand(
+            place=f"https://dl.fbaipublicfiles.com/{_PLACE}/",
+            files=("g_00500000", "config.json"),
+            num_bytes=54_000_000,
+        ),
+    ),
+    Published(
+        name="speecht5-hifigan",
+        system="unitvocoder",
+        what="log-mels to speech",
+        licence="MIT",
+        origin="Microsoft's vocoder of SpeechT5",
+        convert=import_checkpoint,
+        hub=(
+            HubSource(
+                repository="microsoft/speecht5_hifigan",
+                revision="bb6f429406e86a9992357a972c0698b22043307d",
+                files=(
+                    HubFile("config.json", 636),
+                    HubFile(
+                        "pytorch_model.bin",
+                        50_672_453,
+                        "b171e9bcd8a2b50dc9780040478dfa26783a9ee4be012cf5776914f091d6887b",
+                    ),
+                ),
+            ),
+        ),
+    ),
+)
