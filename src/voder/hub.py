@@ -236,19 +236,19 @@ def is_fetched(name: str) -> bool:
     return is_checkpoint(fetched_folder(name))
 
 
-def missing_parts(row: Published) -> list[Published]:
-    """What a row is put together with and is not on this machine yet: each once, parts before what needs them."""
+def parts_of(row: Published, *, missing: bool = False) -> list[Published]:
+    """What a row is put together with, each once, before what needs it; `missing`: only what is not here yet."""
     found: dict[str, Published] = {}
     for name in row.needs.values():
-        if not is_fetched(name):
+        if not (missing and is_fetched(name)):
             part = published()[name]
-            found |= {each.name: each for each in (*missing_parts(part), part)}
+            found |= {each.name: each for each in (*parts_of(part, missing=missing), part)}
     return list(found.values())
 
 
 def terms(row: Published) -> str:
     """Size and licence of what has to be downloaded for a row, with those of the parts that are not here yet."""
-    parts = [f"its part {part.name}: {part.terms}" for part in missing_parts(row)]
+    parts = [f"its part {part.name}: {part.terms}" for part in parts_of(row, missing=True)]
     return "; ".join([row.terms, *parts])
 
 

@@ -96,7 +96,7 @@ def fetch(
         say(f"{name} is here already: {found.folder}")
         return found.folder
     sources = _sources(found, via)
-    parts = {part.name: _inside(source_folder, part.name) for part in hub.missing_parts(found.published)}
+    parts = {part.name: _inside(source_folder, part.name) for part in hub.parts_of(found.published, missing=True)}
     say(found.summary)
     _refuse_by_hand({**parts, name: source_folder})
     for part, folder in parts.items():

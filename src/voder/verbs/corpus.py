@@ -2,7 +2,7 @@
 
 import argparse
 
-from voder.verbs.common import machine
+from voder.verbs.common import load_for, machine
 
 
 def run_prepare(args: argparse.Namespace, command: list[str]) -> int:
@@ -35,7 +35,7 @@ def run_tokenize(args: argparse.Namespace, command: list[str]) -> int:
 
     with machine(args) as device:
         folder = hub.locate(args.tokenizer)
-        tokenizer = hub.load_any(folder, ("Codec", "UnitTokenizer"), device=device)
+        tokenizer = load_for("tokenize", folder, device)
         report = tokenize_corpus(
             args.data,
             tokenizer,

@@ -316,7 +316,7 @@ def _row(name: str, what: str, num_bytes: int, tokenizers: Mapping[str, str]) ->
         name=f"pengi-{name.replace('_', '-')}",
         system="pengi",
         what=what,
-        licence="MIT (code, GPT-2 and CLIP)",
+        licence="not stated; code, GPT-2 and CLIP MIT",
         origin="Microsoft's, with GPT-2 inside",
         convert=_with_tokenizers(file),
         by_hand=ByHand(
