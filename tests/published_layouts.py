@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from systems.hubert.families import CONFIGS, build
 
 from voder import checkpoint, hub
@@ -76,9 +76,12 @@ def as_pytorch(folder, shards=1):
 
 
 def llama(folder, size=400, added=(), shards=1):
-    """A Llama with its SentencePiece model, as LMSYS and Fudan publish theirs."""
+    """A Llama with its SentencePiece model, as LMSYS and Fudan published theirs in 2023: frequencies in every layer."""
     torch.manual_seed(0)
     save_plain(build_causal_lm(replace(LLAMA, vocabulary_size=size)), None, folder)
+    weights = folder / "model.safetensors"
+    angles = {f"model.layers.{n}.self_attn.rotary_emb.inv_freq": torch.ones(4) for n in range(LLAMA.num_layers)}
+    save_file(load_file(weights) | angles, weights, metadata={"format": "pt"})
     as_pytorch(folder, shards)
     shutil.copy(WORDS, folder / "tokenizer.model")
     if added:
@@ -279,7 +282,7 @@ ROWS = {
     "encodec-24khz": encodec_folder,
     "encodec-48khz": encodec_folder,
     "encodec-32khz": codec_of_music,
-    "speechtokenizer-hubert-avg": tokenizer_file("speechtokenizer_hubert_avg/SpeechTokenizer.pt"),
+    "speechtokenizer-hubert": tokenizer_file("speechtokenizer_hubert_avg/SpeechTokenizer.pt"),
     "speechtokenizer-snake": tokenizer_file("speechtokenizer/ckpt.dev"),
     "beats-iter3-plus": sounds,
     "hubert-base-ls960": encoder("hubert"),

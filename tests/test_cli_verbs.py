@@ -252,6 +252,8 @@ def test_fetch_lists_what_can_be_had_and_offers_the_nearest_name(
     status, out, err = run("fetch")
     assert (status, err) == (0, "")
     assert re.search(r"^whisper-base +whisper +145 MB +pip or hub +MIT", out, re.MULTILINE)
+    assert re.search(r"^beats-iter3-plus +beats +361 MB +by hand +MIT", out, re.MULTILINE)
+    assert max(map(len, out.splitlines())) <= 100
     status, out, err = run("fetch", "whisper-bace")
     assert (status, out) == (2, "")
     assert "the nearest is 'whisper-base'" in err

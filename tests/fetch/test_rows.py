@@ -2,11 +2,13 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from fetch_toys import publish
 from published_layouts import ROWS
 
 from voder import checkpoint, fetch, hub
+from voder.audio.io import AudioClip, write_audio
 from voder.errors import CheckpointError, ConfigError, ResourceError
 from voder.published import ByHand, Published
 from voder.systems import SYSTEMS
@@ -14,6 +16,7 @@ from voder.systems.nextgpt import convert as nextgpt
 from voder.systems.nextgpt.config import tiny as tiny_nextgpt
 from voder.systems.pengi import convert as pengi
 from voder.systems.pengi.config import tiny as tiny_pengi
+from voder.systems.unitvocoder.infer import load_pair, resynthesize
 
 TABLE = dict(hub.published())
 WITH_TOYS = {"whisper-tiny.en", "whisper-base", "smollm2-135m-instruct", "ge2e"}
@@ -65,6 +68,14 @@ def test_parts_are_those_that_were_fetched(published, tmp_path):
     assert checkpoint.identity(folder / "parts" / "units") == checkpoint.identity(units)
     assert hub.load(folder).units.num_units == 6
     assert hub.load("mhubert-km1000").config.layer == 11
+
+
+def test_what_soundstorm_refines_is_read_with_the_codec_that_it_keeps(published, tmp_path):
+    ROWS["soundstorm-mls"](tmp_path / "files", tmp_path / "scratch")
+    fetch.fetch("soundstorm-mls", source_folder=tmp_path / "files")
+    write_audio(tmp_path / "in.wav", AudioClip(np.full((1, 4000), 0.1, np.float32), 16_000))
+    made = resynthesize(tmp_path / "in.wav", load_pair("soundstorm-mls"))
+    assert made.clip.duration_s == pytest.approx(0.25, abs=0.1)
 
 
 def test_rows_name_rows_of_the_table_and_systems():

@@ -142,7 +142,7 @@ def _refuse_by_hand(wanted: Mapping[str, Path | None]) -> None:
     for name, folder in wanted.items():
         row = hub.published()[name]
         if row.by_hand is not None and folder is None:
-            files = " and ".join(row.by_hand.files)
+            files = ", ".join(row.by_hand.files)
             raise ResourceError(
                 f"{name} has to be downloaded by hand ({row.terms}): put {files} from {row.by_hand.place} into a "
                 f"folder and run `voder fetch {name} --from FOLDER`"

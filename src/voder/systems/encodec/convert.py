@@ -369,7 +369,7 @@ def _published_lm(config: EncodecConfig) -> EntropyLMConfig:
 
 
 def _licence_of(source: Path) -> str:
-    return "not stated; code MIT" if source.name in OFFICIAL_FILES else "as its source states"
+    return "not stated, code MIT" if source.name in OFFICIAL_FILES else "as its source states"
 
 
 PUBLISHED = tuple(

@@ -9,7 +9,7 @@ CODECS: tuple[tuple[str, str, str, HubSource], ...] = (
     (
         "encodec-24khz",
         "codec of speech, sounds and music at 24 kHz, 1.5 to 24 kbit/s",
-        "not stated; code MIT",
+        "not stated, code MIT",
         hub_source(
             "facebook/encodec_24khz",
             "c1dbe2ae3f1de713481a3b3e7c47f357092ee040",
@@ -29,7 +29,7 @@ CODECS: tuple[tuple[str, str, str, HubSource], ...] = (
     (
         "encodec-32khz",
         "codec of music at 32 kHz with four books of 2048, MusicGen's and AnyGPT's",
-        "not stated; audiocraft's are CC-BY-NC-4.0",
+        "not stated, audiocraft CC-BY-NC-4.0",
         hub_source(
             "facebook/encodec_32khz",
             "d0c45384f6c44db055f78200cfdcb9c1c8706727",

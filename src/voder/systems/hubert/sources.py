@@ -30,7 +30,7 @@ ENCODERS: tuple[Found, ...] = (
     (
         "wavlm-base-plus",
         "WavLM base+, English, 95 M parameters",
-        "not stated; torchaudio says MIT",
+        "not stated, torchaudio says MIT",
         _base("microsoft/wavlm-base-plus", "4c66d4806a428f2e922ccfa1a962776e232d487b", 378_000_000),
     ),
     (
@@ -54,7 +54,7 @@ MHUBERT_CENTRES, MHUBERT_LAYER = "mhubert_base_vp_en_es_fr_it3_L11_km1000.bin", 
 MHUBERT: Found = (
     "mhubert-km1000",
     "mHuBERT of English, Spanish and French with 1000 units, SpeechGPT's",
-    "not stated; fairseq's are MIT",
+    "not stated, fairseq's are MIT",
     # without its preprocessor_config.json: the original takes audio as it is
     hub_source(
         "voidful/mhubert-base",

@@ -311,16 +311,16 @@ def _with_tokenizers(file: str) -> Callable[[Path, Path], Coverage]:
 def _row(name: str, what: str, num_bytes: int, tokenizers: Mapping[str, str]) -> Published:
     file = f"{name}.pth"
     kept = ("config.json", "tokenizer.json", "tokenizer_config.json")
-    lists = "".join(f", and the tokenizer of {place} on the Hugging Face Hub" for place in tokenizers.values())
+    places = " and ".join(tokenizers.values())
     return Published(
         name=f"pengi-{name.replace('_', '-')}",
         system="pengi",
         what=what,
-        licence="not stated; code, GPT-2 and CLIP MIT",
-        origin="Microsoft's, with GPT-2 inside",
+        licence="not stated, code MIT",
+        origin="Microsoft's, with GPT-2 inside (MIT)",
         convert=_with_tokenizers(file),
         by_hand=ByHand(
-            place=f"https://zenodo.org/record/8387083{lists}",
+            place=f"https://zenodo.org/record/8387083 (tokenizers: {places} on the Hugging Face Hub)",
             files=(file, *(f"{kind}/{each}" for kind in tokenizers for each in kept)),
             num_bytes=num_bytes,
         ),
@@ -329,6 +329,6 @@ def _row(name: str, what: str, num_bytes: int, tokenizers: Mapping[str, str]) ->
 
 _GPT2, _CLIP = {"gpt2": "openai-community/gpt2"}, {"clip": "openai/clip-vit-base-patch16"}
 PUBLISHED = (
-    _row("base", "answers in text about recordings, 323 M parameters", 1_293_000_000, _GPT2 | _CLIP),
+    _row("base", "answers in text about recordings, 322 M parameters", 1_293_000_000, _GPT2 | _CLIP),
     _row("base_no_text_enc", "the same without a text encoder, 226 M parameters", 905_000_000, _GPT2),
 )

@@ -219,7 +219,7 @@ def _row(stage: str, what: str, files: Mapping[str, int], needs: Mapping[str, st
         name=f"speechgpt-7b-{stage}",
         system="speechgpt",
         what=what,
-        licence="not stated; code Apache-2.0, LLaMA's own terms",
+        licence="not stated, code Apache-2.0, LLaMA's",
         origin=f"the authors', as {repository} has it",
         convert=import_checkpoint,
         hub=(hub_source(repository, "main", files),),

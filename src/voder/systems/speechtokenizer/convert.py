@@ -115,7 +115,7 @@ def import_checkpoint(source: Path, output: Path, *, config: Path | None = None)
     ours = official_config(args)
     codec = SpeechTokenizerCodec(ours)
     coverage = load_foreign(codec, read_state(source), table(ours), str(source))
-    provenance = {"converted_from": [source.name], "licence": "not stated; code Apache-2.0"}
+    provenance = {"converted_from": [source.name], "licence": "not stated, code Apache-2.0"}
     checkpoint.save(output, system="speechtokenizer", config=ours, state=codec.state_dict(), provenance=provenance)
     return coverage
 
@@ -150,7 +150,7 @@ def _row(name: str, what: str, file: str, weights: HubSource) -> Published:
         name=name,
         system="speechtokenizer",
         what=what,
-        licence="not stated; code Apache-2.0",
+        licence="not stated, code Apache-2.0",
         origin=f"the authors', as {weights.repository} has it",
         convert=of_file(file, import_checkpoint),
         hub=(weights,),
@@ -159,7 +159,7 @@ def _row(name: str, what: str, file: str, weights: HubSource) -> Published:
 
 PUBLISHED = (
     _row(
-        "speechtokenizer-hubert-avg",
+        "speechtokenizer-hubert",
         "codec of speech at 16 kHz whose first codebook has the words (LibriSpeech)",
         "speechtokenizer_hubert_avg/SpeechTokenizer.pt",
         hub_source(
