@@ -10,6 +10,7 @@ from voder.nn.causal_lm import CausalLmConfig, LoraSizes
 from voder.nn.transformer import TransformerConfig
 from voder.text.subwords import NUM_BYTE_IDS
 from voder.train import LoopConfig, OptimizerConfig, ScheduleConfig
+from voder.train.base_lm import SMOLLM2_135M
 
 Method = Literal["vocabulary", "superposed", "coupled"]
 BYTES = "bytes"
@@ -164,23 +165,6 @@ def vocabulary_tiny() -> Preset:
 def superposed_tiny() -> Preset:
     """Method B; for tests."""
     return _tiny("superposed", LoraSizes(rank=2, alpha=4, dropout=0.0))
-
-
-SMOLLM2_135M = CausalLmConfig(
-    vocabulary_size=49_152,
-    width=576,
-    ffn_width=1536,
-    num_layers=30,
-    num_heads=9,
-    num_kv_heads=3,
-    max_positions=8192,
-    norm_epsilon=1e-5,
-    rope_theta=100_000.0,
-    tie_embeddings=True,
-    bos_id=1,
-    eos_id=2,
-    pad_id=2,
-)
 
 
 def _loop(steps: int) -> LoopConfig:
