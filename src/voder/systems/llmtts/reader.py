@@ -11,7 +11,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from voder.errors import FittedPartMismatch
 from voder.nn.causal_lm import build_causal_lm, with_lora
 from voder.nn.codec_lm import embedding
 from voder.shapes import Embeddings, Mask, Tokens
@@ -128,22 +127,13 @@ class Reader(nn.Module):
         return torch.cat((old, self.said_logits(hidden[None])[0]), dim=-1)
 
     @torch.no_grad()
-    def take(self, trained: Any) -> None:
-        """Copy the weights of a trained transformers model; new rows become the mean of the old.
-
-        Raises:
-            FittedPartMismatch: its weights have other names or shapes.
-        """
-        own = {n.replace(".base_layer", ""): p for n, p in self.causal.named_parameters() if ".lora_" not in n}
-        theirs = dict(trained.named_parameters())
-        if {n: p.shape for n, p in own.items()} != {n: p.shape for n, p in theirs.items()}:
-            raise FittedPartMismatch("the trained language model has other weights than the settings in model.lm name")
-        for name, parameter in own.items():
-            parameter.copy_(theirs[name])
+    def begin_rows(self) -> None:
+        """Begin new ids as the mean of the old ones of a trained language model, once."""
+        if bool(self.holds_trained):
+            return
         if self.new_ids is not None:
-            self.new_ids.weight.copy_(
-                self.causal.get_input_embeddings().weight.mean(dim=0).expand_as(self.new_ids.weight)
-            )
+            table = self.causal.get_input_embeddings().weight
+            self.new_ids.weight.copy_(table.mean(dim=0).expand_as(self.new_ids.weight))
         if self.said is not None:
             self.said.weight.copy_(self.causal.get_output_embeddings().weight.mean(dim=0).expand_as(self.said.weight))
         self.holds_trained.fill_(True)
