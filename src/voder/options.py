@@ -92,6 +92,9 @@ def _say(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", required=True, metavar="FILE", help=".wav, .flac, .ogg, .opus or .mp3")
     parser.add_argument("--voice", metavar="FILE|SPEAKER", help="1 to 3 s of a voice, or a speaker of the training")
     parser.add_argument("--voice-text", metavar="TEXT", help="what is said in the recording given with --voice")
+    group = parser.add_argument_group("voices of several languages (VALL-E-X: zh, ja, en)")
+    group.add_argument("--language", metavar="L", help="of the text (default: en)")
+    group.add_argument("--voice-language", metavar="L", help="of --voice-text (default: that of the text)")
     _sampling(parser)
     _device(parser)
 
