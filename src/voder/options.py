@@ -39,7 +39,11 @@ _positive.__name__ = "whole number from 1"
 
 
 def _prepare(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", metavar="FOLDER", help="folder of recordings, or a CSV, TSV or JSONL table of them")
+    parser.add_argument(
+        "folder",
+        metavar="FOLDER",
+        help="folder of recordings, or a table: CSV, TSV, JSONL (also NeMo's), lhotse's, fairseq's",
+    )
     parser.add_argument("-o", "--output", required=True, metavar="DIR", help="folder for train, valid and test.jsonl")
     parser.add_argument("--strict", action="store_true", help="stop at the first bad recording instead of listing it")
     parser.add_argument("--require-text", action="store_true", help="leave out recordings without a transcript")
@@ -82,6 +86,13 @@ def _tokenize(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-duration", type=float, default=60.0, metavar="S", help="seconds at once (default: 60)")
     parser.add_argument("--shard-recordings", type=_positive, default=1000, metavar="N", help="a shard (default: 1000)")
     parser.add_argument("--num-codebooks", type=_positive, metavar="K", help="leading codebooks (default: all)")
+    parser.add_argument(
+        "--copies",
+        type=_positive,
+        default=0,
+        metavar="N",
+        help="copies of each training recording, varied in speed, level and start (default: none)",
+    )
     parser.add_argument("--strict", action="store_true", help="stop at the first bad recording instead of listing it")
     _device(parser)
 
