@@ -132,14 +132,14 @@ def spelled_texts(store: TokenStore, spell: Callable[[str], S]) -> Iterator[tupl
             yield text, split.lengths[index] / (len(text) + 1)
 
 
-def pace(store: TokenStore, found: Sequence[float], before: tuple[float, float] | None) -> tuple[float, float]:
+def pace(tokens: Path, found: Sequence[float], before: tuple[float, float] | None) -> tuple[float, float]:
     """Mean frames of one item of text, and those at which speech is cut; `before` are those of a voice to go on from.
 
     Raises:
         TokensError: nothing was found: no clip has a text.
     """
     if not found:
-        raise TokensError(f"{store.folder}: no recording of the training split has a text, so nothing can be learned")
+        raise TokensError(f"{tokens}: no recording of the training split has a text, so nothing can be learned")
     stride = before[0] if before else round(float(np.median(found)), 3)
     return stride, round(max(float(max(found)) * 1.25, before[1] if before else 0.0), 3)
 

@@ -38,7 +38,7 @@ def fit_config(
     base = model if start is None else start
     tokenizer = byte_tokenizer() if lm is None else lm.tokenizer
     found = [frames for _, frames in spelled_texts(store, partial(spell, tokenizer))]
-    stride, longest = pace(store, found, (start.frames_per_token, start.max_frames_per_token) if start else None)
+    stride, longest = pace(store.folder, found, (start.frames_per_token, start.max_frames_per_token) if start else None)
     return replace(
         fitted_voice(base, start, store),
         lm=base.lm if lm is None else lm.config,

@@ -33,7 +33,9 @@ def fit_config(model: ValleConfig, store: TokenStore, start: ValleConfig | None)
     for text, frames in spelled_texts(store, partial(spell, lowercase=base.lowercase)):
         symbols |= set(text)
         found.append(frames)
-    stride, longest = pace(store, found, (start.frames_per_symbol, start.max_frames_per_symbol) if start else None)
+    stride, longest = pace(
+        store.folder, found, (start.frames_per_symbol, start.max_frames_per_symbol) if start else None
+    )
     known = start.symbols if start else ()
     return replace(fitted, symbols=appended(known, symbols), frames_per_symbol=stride, max_frames_per_symbol=longest)
 
