@@ -154,11 +154,25 @@ def test_a_frozen_language_model_reads_each_text_once(streams):
     first = model.coarse(text, audio, memory)
     again = model.coarse(text, audio, memory)
     assert torch.equal(first, again)
-    assert calls == [3]  # prompt and target of one row, target of the other; all in one batch
+    assert calls == [1, 1, 1]  # prompt and target of one row, target of the other
     assert torch.allclose(model.coarse(text, audio), first, atol=1e-6)
-    small = TextMemory(100)
-    model.coarse(text, audio, small)
-    assert not small.kept
+    small = TextMemory(4 * 32 * 5)
+    assert torch.equal(model.coarse(text, audio, small), first)
+    assert list(small.kept) == [(90, 91, 92, 93)]  # 4 positions of 32 channels; those before would be too many
+
+
+@torch.no_grad()
+def test_what_is_kept_of_a_text_does_not_depend_on_what_was_read_beside_it():
+    """Or a resumed run, which begins with an empty memory, would differ in the last bits."""
+    model = build(settings(lora=None, lm=replace(settings().lm, family="llama", width=64, ffn_width=96)))
+    texts = [tuple(range(70, 70 + length)) for length in (3, 17, 8)]
+    whole, alone = TextMemory(10**6), TextMemory(10**6)
+    together = model.reader.read_texts(texts, whole)
+    for text, hidden in zip(texts, together, strict=True):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            (found,) = model.reader.read_texts([text], alone)
+        assert torch.equal(found, hidden)
+        assert found.dtype == torch.float32
 
 
 @torch.no_grad()
