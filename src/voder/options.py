@@ -97,12 +97,27 @@ def _tokenize(parser: argparse.ArgumentParser) -> None:
     _device(parser)
 
 
+def _cluster(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("data", metavar="DATA", help="folder of `voder prepare`; its training split is clustered")
+    parser.add_argument("--clusters", type=_positive, required=True, metavar="K", help="how many")
+    parser.add_argument("--model", metavar="RUN", help="hubert encoder whose frames are clustered (labels: or MFCCs)")
+    parser.add_argument("--layer", type=int, metavar="L", help="of the encoder, from 1 (default: its output)")
+    parser.add_argument("-o", "--output", metavar="DIR", help="write encoder and centres there: a unit tokenizer")
+    parser.add_argument("--labels", nargs="?", const="km", metavar="SUFFIX", help="write DATA/train.km, valid.km, …")
+    parser.add_argument("--frames", type=_positive, default=500_000, metavar="N", help="at most (default: 500000)")
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the choice of frames (default: 0)")
+    _device(parser)
+
+
 def _say(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("text", metavar="TEXT", help="what to say")
     parser.add_argument("--model", required=True, metavar="RUN", help="voice: checkpoint, run or bundled name")
     parser.add_argument("-o", "--output", required=True, metavar="FILE", help=".wav, .flac, .ogg, .opus or .mp3")
     parser.add_argument("--voice", metavar="FILE|SPEAKER", help="1 to 3 s of a voice, or a speaker of the training")
     parser.add_argument("--voice-text", metavar="TEXT", help="what is said in the recording given with --voice")
+    group = parser.add_argument_group("voices of several languages (VALL-E-X: zh, ja, en)")
+    group.add_argument("--language", metavar="L", help="of the text (default: en)")
+    group.add_argument("--voice-language", metavar="L", help="of --voice-text (default: that of the text)")
     _sampling(parser)
     _device(parser)
 
@@ -261,6 +276,13 @@ VERBS: dict[str, Verb] = {
         _tokenize,
         "voder tokenize data/ --tokenizer runs/codec -o tokens/",
         "Finished shards are reused when the command runs again.",
+    ),
+    "cluster": Verb(
+        "corpus",
+        "find units: clusters of an encoder's frames, or labels to train HuBERT on",
+        _cluster,
+        "voder cluster data/ --model hubert-base --layer 6 --clusters 100 -o units/",
+        "What -o writes is for `voder units` and `voder tokenize`; --labels is for `voder train hubert`.",
     ),
     "say": Verb(
         "speech",

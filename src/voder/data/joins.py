@@ -12,9 +12,8 @@ import numpy as np
 from voder.data.holdout import is_held_out
 from voder.data.shards import TokenSplit, recording_id
 from voder.errors import ConfigError, TokensError
+from voder.sequence.voices import UNKNOWN
 
-UNKNOWN = -1
-"""Speaker of clips whose speaker is not known."""
 _TRIES = 1000
 
 

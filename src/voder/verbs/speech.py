@@ -23,6 +23,7 @@ def run_say(args: argparse.Namespace, command: list[str]) -> int:
             voice=_voice(args.voice, speaker.speakers),
             voice_text=args.voice_text,
             seed=args.seed,
+            **_languages(args, speaker.languages),
             **sampling,
         )
     return write_speech(output, speech.clip, truncated=speech.truncated, stop_reason=speech.stop_reason)
@@ -35,6 +36,16 @@ def _voice(voice: str | None, speakers: tuple[str, ...]) -> str | Path | None:
         return Path(voice)
     known = nearest(voice, speakers) if speakers else "; this model knows no speakers by name"
     raise InputError(f"--voice {voice} is neither a file nor a speaker of this model{known}")
+
+
+def _languages(args: argparse.Namespace, known: tuple[str, ...]) -> dict[str, str]:
+    """The languages that were asked for, if the voice knows them."""
+    given = {name: getattr(args, name) for name in ("language", "voice_language")}
+    for name, language in given.items():
+        if language is not None and language not in known:
+            why = f"this voice knows {', '.join(known)}" if known else "this voice is told no language"
+            raise ConfigError(f"--{name.replace('_', '-')} is {language}; {why}")
+    return {name: language for name, language in given.items() if language is not None}
 
 
 def run_transcribe(args: argparse.Namespace, command: list[str]) -> int:

@@ -20,7 +20,17 @@ from voder import checkpoint
 from voder.checkpoint import save_tensors
 from voder.errors import CheckpointError, ConfigError
 from voder.files import atomic_path, folder_written_atomically
-from voder.interop import WEIGHT_NORM, Coverage, Marks, RenameTable, Rule, export, load_foreign, read_state
+from voder.interop import (
+    WEIGHT_NORM,
+    Coverage,
+    Marks,
+    RenameTable,
+    Rule,
+    export,
+    load_foreign,
+    read_folder,
+    read_settings,
+)
 from voder.published import HubSource, Published
 from voder.systems.hubert.config import Family, HeadConfig, HubertConfig, NetworkConfig
 from voder.systems.hubert.kmeans import load_encoder, save_with_centers
@@ -306,33 +316,21 @@ def export_checkpoint(folder: Path, output: Path, layout: Layout) -> list[str]:
 
 
 def _read_huggingface(folder: Path) -> tuple[HubertConfig, dict[str, Tensor]]:
-    content = _read_json(folder / "config.json")
+    content = read_settings(folder / "config.json")
     family = _FAMILIES.get(str(content.get("model_type")))
     if family is None:
         raise CheckpointError(
             f"{folder / 'config.json'} has model_type {content.get('model_type')!r}; allowed are {', '.join(_FAMILIES)}"
         )
     extractor = folder / "preprocessor_config.json"
-    normalize = _read_json(extractor).get("do_normalize") if extractor.is_file() else None
-    weights = folder / "model.safetensors"
-    state = read_state(weights if weights.is_file() else folder / "pytorch_model.bin")
-    return huggingface_config(content, family, normalize=normalize), strip_prefix(state)
+    normalize = read_settings(extractor).get("do_normalize") if extractor.is_file() else None
+    return huggingface_config(content, family, normalize=normalize), strip_prefix(read_folder(folder))
 
 
 def strip_prefix(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Take off the name of the network that models with a head put before its weights."""
     prefix = next((p for p in _PREFIXES if any(name.startswith(p) for name in state)), "")
     return {name.removeprefix(prefix): value for name, value in state.items()}
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{file} is not readable ({error})") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{file} must hold a table")
-    return content
 
 
 def _import_with_units(file: str, layer: int) -> Callable[[Path, Path], Coverage]:
