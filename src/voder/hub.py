@@ -282,9 +282,19 @@ def load_any(name: str | Path, roles: Sequence[str], *, device: str | torch.devi
     Raises:
         CheckpointError: it is something else; says what.
     """
+    read_any(name, roles)
+    return load(name, device=device)
+
+
+def read_any(name: str | Path, roles: Sequence[str]) -> checkpoint.Checkpoint:
+    """Find a checkpoint that must have one of several roles, without its weights.
+
+    Raises:
+        CheckpointError: it is something else; says what.
+    """
     found = checkpoint.read(locate(name))
     has = find(found.system).roles
     if not set(roles) & set(has):
         wanted = " or ".join(roles)
         raise CheckpointError(f"{name} is a {found.system} ({', '.join(has)}); a {wanted} is wanted here")
-    return load(name, device=device)
+    return found

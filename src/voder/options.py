@@ -176,7 +176,14 @@ def _ask(parser: argparse.ArgumentParser) -> None:
 def _chat(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", required=True, metavar="RUN", help="a conversing model: checkpoint, run or name")
     parser.add_argument("-o", "--output", default="chat", metavar="FOLDER", help="for audio and images (default: chat)")
-    parser.add_argument("--want", choices=("text", "audio", "image"), help="what to answer with (default: free)")
+    parser.add_argument(
+        "--want", choices=("text", "audio", "music", "image"), help="what to answer with (default: free)"
+    )
+    parser.add_argument("--max-new", type=_positive, metavar="N", help="ids of an answer, at most")
+    parser.add_argument("--beam", type=_positive, metavar="N", help="beams (default: the model's own)")
+    group = parser.add_argument_group("models with options")
+    group.add_argument("--task", choices=("answer", "speak"), help="speak: read every turn aloud (SpeechGPT)")
+    group.add_argument("--hear", choices=("speech", "music"), help="what recordings are taken for (AnyGPT)")
     _sampling(parser)
     _device(parser)
 
@@ -322,7 +329,8 @@ VERBS: dict[str, Verb] = {
         "talk with a model in text, audio and images",
         _chat,
         "voder chat --model runs/chatter -o chat/",
-        "A line is a turn. /audio FILE and /image FILE add to the next one, /new forgets, /quit ends.",
+        "A line is a turn. /audio FILE and /image FILE add to the next one, /want text|audio|music|image says what to "
+        "answer with from then on (alone: anything), /new forgets, /quit ends.",
     ),
     "continue": Verb(
         "speech",

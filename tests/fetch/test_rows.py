@@ -10,13 +10,13 @@ from published_layouts import ROWS
 from voder import checkpoint, fetch, hub
 from voder.audio.io import AudioClip, write_audio
 from voder.errors import CheckpointError, ConfigError, ResourceError
+from voder.generate.units import load_pair, resynthesize
 from voder.published import ByHand, Published
 from voder.systems import SYSTEMS
 from voder.systems.nextgpt import convert as nextgpt
 from voder.systems.nextgpt.config import tiny as tiny_nextgpt
 from voder.systems.pengi import convert as pengi
 from voder.systems.pengi.config import tiny as tiny_pengi
-from voder.systems.unitvocoder.infer import load_pair, resynthesize
 
 TABLE = dict(hub.published())
 WITH_TOYS = {"whisper-tiny.en", "whisper-base", "smollm2-135m-instruct", "ge2e"}
@@ -66,7 +66,7 @@ def test_parts_are_those_that_were_fetched(published, tmp_path):
     folder = fetch.fetch("speechgpt-7b-com", source_folder=tmp_path / "files")
     units = hub.fetched_folder("mhubert-km1000")
     assert checkpoint.identity(folder / "parts" / "units") == checkpoint.identity(units)
-    assert hub.load(folder).units.num_units == 6
+    assert hub.load(folder).reader.num_units == 6
     assert hub.load("mhubert-km1000").config.layer == 11
 
 

@@ -18,7 +18,7 @@ from voder import checkpoint
 from voder.config import from_dict
 from voder.errors import CheckpointError
 from voder.files import atomic_path
-from voder.interop import Coverage, Marks, RenameTable, Rule, export, load_foreign, read_sections, rename
+from voder.interop import Coverage, Marks, RenameTable, Rule, export, load_foreign, read_sections, rename, rules
 from voder.nn.causal_lm import CausalLmConfig
 from voder.published import ByHand, Published
 from voder.systems.pengi.config import HtsatConfig, MapperConfig, PengiConfig, TextTowerConfig
@@ -30,22 +30,28 @@ from voder.text.subwords import fingerprint, read_tokenizer
 def _htsat(theirs: str = "", ours: str = "") -> list[Rule]:
     """Rules of the audio encoder behind prefixes."""
     block, our_block = f"{theirs}layers.{{i}}.blocks.{{j}}.", f"{ours}stages.{{i}}.blocks.{{j}}."
+    inside = {
+        "norm1": "attention_norm",
+        "attn.qkv": "attention.in_projection",
+        "attn.proj": "attention.out_projection",
+        "norm2": "ffn_norm",
+        "mlp.fc1": "ffn_in",
+        "mlp.fc2": "ffn_out",
+    }
+    around = {
+        "bn0": "band_norm",
+        "patch_embed.proj": "patches",
+        "patch_embed.norm": "patch_norm",
+        "layers.{i}.downsample.norm": "stages.{i}.merge.norm",
+        "layers.{i}.downsample.reduction": "stages.{i}.merge.projection",
+        "norm": "norm",
+        "tscam_conv": "classes",
+        "head": "spare_head",
+    }
     return [
-        Rule(f"{theirs}bn0.{{w}}", f"{ours}band_norm.{{w}}"),
-        Rule(f"{theirs}patch_embed.proj.{{w}}", f"{ours}patches.{{w}}"),
-        Rule(f"{theirs}patch_embed.norm.{{w}}", f"{ours}patch_norm.{{w}}"),
-        Rule(f"{block}norm1.{{w}}", f"{our_block}attention_norm.{{w}}"),
         Rule(f"{block}attn.relative_position_bias_table", f"{our_block}attention.bias_table"),
-        Rule(f"{block}attn.qkv.{{w}}", f"{our_block}attention.in_projection.{{w}}"),
-        Rule(f"{block}attn.proj.{{w}}", f"{our_block}attention.out_projection.{{w}}"),
-        Rule(f"{block}norm2.{{w}}", f"{our_block}ffn_norm.{{w}}"),
-        Rule(f"{block}mlp.fc1.{{w}}", f"{our_block}ffn_in.{{w}}"),
-        Rule(f"{block}mlp.fc2.{{w}}", f"{our_block}ffn_out.{{w}}"),
-        Rule(f"{theirs}layers.{{i}}.downsample.norm.{{w}}", f"{ours}stages.{{i}}.merge.norm.{{w}}"),
-        Rule(f"{theirs}layers.{{i}}.downsample.reduction.{{w}}", f"{ours}stages.{{i}}.merge.projection.{{w}}"),
-        Rule(f"{theirs}norm.{{w}}", f"{ours}norm.{{w}}"),
-        Rule(f"{theirs}tscam_conv.{{w}}", f"{ours}classes.{{w}}"),
-        Rule(f"{theirs}head.{{w}}", f"{ours}spare_head.{{w}}"),
+        *rules(block, our_block, inside),
+        *rules(theirs, ours, around),
     ]
 
 
@@ -59,45 +65,41 @@ def _derived(prefix: str = "") -> list[str]:
     ]
 
 
-def _projection(theirs: str, ours: str) -> list[Rule]:
-    pairs = (("linear1", "first"), ("linear2", "second"), ("layer_norm", "norm"))
-    return [Rule(f"{theirs}.{a}.{{w}}", f"{ours}.{b}.{{w}}") for a, b in pairs]
+_PROJECTION = {"linear1": "first", "linear2": "second", "layer_norm": "norm"}
 
 
 def _mapper(theirs: str, ours: str) -> list[Rule]:
-    block, our_block = f"{theirs}.transformer.layers.{{i}}.", f"{ours}.blocks.{{i}}."
-    pairs = (
-        ("norm1", "attention_norm"),
-        ("attn.to_queries", "query"),
-        ("attn.to_keys_values", "key_value"),
-        ("attn.project", "out"),
-        ("norm2", "ffn_norm"),
-        ("mlp.fc1", "ffn_in"),
-        ("mlp.fc2", "ffn_out"),
-    )
+    block = {
+        "norm1": "attention_norm",
+        "attn.to_queries": "query",
+        "attn.to_keys_values": "key_value",
+        "attn.project": "out",
+        "norm2": "ffn_norm",
+        "mlp.fc1": "ffn_in",
+        "mlp.fc2": "ffn_out",
+    }
     return [
         Rule(f"{theirs}.prefix_const", f"{ours}.constants"),
         Rule(f"{theirs}.linear.{{w}}", f"{ours}.spread.{{w}}"),
-        *(Rule(f"{block}{a}.{{w}}", f"{our_block}{b}.{{w}}") for a, b in pairs),
+        *rules(f"{theirs}.transformer.layers.{{i}}.", f"{ours}.blocks.{{i}}.", block),
     ]
 
 
 def _tower(theirs: str, ours: str) -> list[Rule]:
-    block, our_block = f"{theirs}.encoder.layers.{{i}}.", f"{ours}.blocks.{{i}}."
-    pairs = (
-        ("self_attn.q_proj", "query"),
-        ("self_attn.k_proj", "key"),
-        ("self_attn.v_proj", "value"),
-        ("self_attn.out_proj", "out"),
-        ("layer_norm1", "attention_norm"),
-        ("layer_norm2", "ffn_norm"),
-        ("mlp.fc1", "ffn_in"),
-        ("mlp.fc2", "ffn_out"),
-    )
+    block = {
+        "self_attn.q_proj": "query",
+        "self_attn.k_proj": "key",
+        "self_attn.v_proj": "value",
+        "self_attn.out_proj": "out",
+        "layer_norm1": "attention_norm",
+        "layer_norm2": "ffn_norm",
+        "mlp.fc1": "ffn_in",
+        "mlp.fc2": "ffn_out",
+    }
     return [
         Rule(f"{theirs}.embeddings.token_embedding.weight", f"{ours}.tokens.weight"),
         Rule(f"{theirs}.embeddings.position_embedding.weight", f"{ours}.positions.weight"),
-        *(Rule(f"{block}{a}.{{w}}", f"{our_block}{b}.{{w}}") for a, b in pairs),
+        *rules(f"{theirs}.encoder.layers.{{i}}.", f"{ours}.blocks.{{i}}.", block),
         Rule(f"{theirs}.final_layer_norm.{{w}}", f"{ours}.norm.{{w}}"),
     ]
 
@@ -105,10 +107,10 @@ def _tower(theirs: str, ours: str) -> list[Rule]:
 HTSAT = RenameTable(*_htsat(), ignored=_derived())
 OFFICIAL = RenameTable(
     *_htsat("audio_encoder.base.htsat.", "audio_encoder."),
-    *_projection("audio_encoder.projection", "audio_projection"),
+    *rules("audio_encoder.projection.", "audio_projection.", _PROJECTION),
     *_tower("caption_encoder.base", "text_encoder"),
     Rule("caption_encoder.clip_text_projection.weight", "text_encoder.projection.weight"),
-    *_projection("caption_encoder.projection", "text_projection"),
+    *rules("caption_encoder.projection.", "text_projection.", _PROJECTION),
     Rule("caption_decoder.gpt.{w...}", "lm.{w...}"),
     *_mapper("caption_decoder.audio_project", "audio_mapper"),
     *_mapper("caption_decoder.text_project", "text_mapper"),
