@@ -14,7 +14,8 @@ def run_ask(args: argparse.Namespace, command: list[str]) -> int:
     """Answer a question about a recording."""
     from voder import hub
 
-    options = sampling_of(args) | ({"beam": args.beam} if args.beam else {})
+    given = {"beam": args.beam, "lora_factor": args.lora_factor}
+    options = sampling_of(args) | {name: value for name, value in given.items() if value is not None}
     with machine(args) as device:
         listener = hub.load_role(args.model, "Listener", device=device)
         answer = listener.answer(Path(args.file), args.question, seed=args.seed, **options)
