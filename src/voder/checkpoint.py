@@ -179,6 +179,18 @@ def read(path: Path) -> Checkpoint:
     return checkpoint
 
 
+def read_of(path: Path, system: str) -> Checkpoint:
+    """`read`, where only a checkpoint of one system will do.
+
+    Raises:
+        CheckpointError: as `read`; or it is another system's.
+    """
+    found = read(path)
+    if found.system != system:
+        raise CheckpointError(f"{path} is a checkpoint of {found.system}; one of {system} is wanted here")
+    return found
+
+
 def load_state(path: Path) -> dict[str, Tensor]:
     """Read the weights of a checkpoint, with those that its parts have for it.
 

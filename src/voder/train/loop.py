@@ -79,6 +79,18 @@ class LoopConfig:
         return self.sharding == "full" and world.size > 1
 
 
+def few_steps(learning_rate: float) -> LoopConfig:
+    """For presets `tiny`: four steps, on the way to which everything that happens in a run happens twice."""
+    return LoopConfig(
+        steps=4,
+        optimizer=OptimizerConfig(learning_rate=learning_rate),
+        schedule=ScheduleConfig(warmup_steps=1),
+        evaluate_every=2,
+        save_every=2,
+        log_every=1,
+    )
+
+
 @dataclass
 class State:
     """Where a run stands: all that hooks may see."""

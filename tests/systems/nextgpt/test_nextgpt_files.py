@@ -491,5 +491,5 @@ def test_layouts_that_a_model_does_not_have_are_refused(tmp_path):
     with pytest.raises(CheckpointError, match="no such file exists"):
         convert.export_checkpoint(tmp_path / "a", tmp_path / "b.pt", "official")
     checkpoint.save(tmp_path / "c", system="ctc", config=config, state={})
-    with pytest.raises(CheckpointError, match="a nextgpt is wanted"):
+    with pytest.raises(CheckpointError, match="one of nextgpt is wanted"):
         convert.export_checkpoint(tmp_path / "c", tmp_path / "b.pt", "official")
