@@ -13,7 +13,7 @@ install_import_hook("voder", "typecheck.check")
 @pytest.fixture(scope="session")
 def bench(tmp_path_factory: pytest.TempPathFactory):
     """A synthetic corpus and tiny systems trained on it, each made when first asked for."""
-    from voder.evaluate.equalities import Bench
+    from voder.evaluate.bench import Bench
 
     return Bench(tmp_path_factory.mktemp("bench"))
 

@@ -18,7 +18,8 @@ from voder import checkpoint, hub, roles
 from voder.audio.io import AudioClip
 from voder.config import from_dict, read_yaml, to_dict
 from voder.data.manifest import Manifest
-from voder.evaluate.equalities import Bench, check, tiny_presets
+from voder.evaluate.bench import Bench, tiny_presets
+from voder.evaluate.equalities import check
 from voder.evaluate.suites import read_clips
 from voder.nn import causal_lm
 from voder.systems import SYSTEMS

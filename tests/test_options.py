@@ -19,7 +19,7 @@ from voder import checkpoint, hub, roles
 from voder.audio.io import AudioClip
 from voder.config import from_dict, resolve, to_dict
 from voder.errors import VoderError
-from voder.evaluate.equalities import Bench
+from voder.evaluate.bench import Bench
 from voder.nn.causal_lm import LanguageModel
 from voder.systems import SYSTEMS
 

@@ -24,7 +24,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from voder.config import to_dict
-from voder.errors import CheckpointError, ResourceError
+from voder.errors import CheckpointError, FittedPartMismatch, ResourceError
 from voder.files import folder_written_atomically, link_tree, standing
 
 FORMAT = "voder-checkpoint/1"
@@ -285,3 +285,21 @@ def _borrowed_files(folder: Path, borrowed: Mapping[str, str]) -> list[Path]:
     """The weight files of the parts that are borrowed from, in order."""
     parts = sorted({Path(place.partition("/")[0]).name for place in borrowed.values()})
     return [file for part in parts for file in sorted((folder / "parts" / part).glob("*.safetensors"))]
+
+
+def fitted_part(found: Checkpoint, name: str, wanted: str) -> Path:
+    """The part of a checkpoint that it was fitted on, `wanted` by its identity.
+
+    Raises:
+        CheckpointError: the part is not there.
+        FittedPartMismatch: another one is.
+    """
+    folder = found.parts.get(name)
+    if folder is None:
+        raise CheckpointError(f"{found.folder} holds no parts/{name}, which it was fitted on; copy it whole")
+    held = identity(folder)
+    if held != wanted:
+        raise FittedPartMismatch(
+            f"{folder} is {name} {held}, but the model beside it was trained on tokens of {wanted}"
+        )
+    return folder

@@ -20,7 +20,7 @@ import re
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
@@ -30,6 +30,12 @@ from torch import Tensor, nn
 from voder.errors import CheckpointError
 
 _PLACEHOLDER = re.compile(r"\{(\w+)(\.\.\.)?\}")
+_PATHS: list[Any] = [
+    (PurePosixPath, f"{module}.{name}")
+    for module in ("pathlib", "pathlib._local")
+    for name in ("PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath")
+]
+"""Some files have paths beside their weights (VALL-E-X those of a Windows machine): they are names, nothing runs."""
 
 
 @dataclass(frozen=True)
@@ -251,8 +257,33 @@ def read_state(file: Path) -> dict[str, Tensor]:
     return {str(k): v.float() if v.is_floating_point() else v for k, v in loaded.items()}
 
 
+def read_folder(folder: Path) -> dict[str, Tensor]:
+    """Read the weights of a Hugging Face folder: `model.safetensors`, else `pytorch_model.bin`.
+
+    Raises:
+        CheckpointError: as `read_state`.
+    """
+    weights = folder / "model.safetensors"
+    return read_state(weights if weights.is_file() else folder / "pytorch_model.bin")
+
+
+def read_settings(file: Path) -> dict[str, Any]:
+    """Read a table of settings in JSON.
+
+    Raises:
+        CheckpointError: missing, damaged, or no table.
+    """
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{file} is not readable ({error})") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{file} must hold a table, not {type(content).__name__}")
+    return content
+
+
 def _load_torch(file: Path) -> object:
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), torch.serialization.safe_globals(_PATHS):
         warnings.simplefilter("ignore")  # torch warns of old protocols before it decides whether it can read them
         loaded: object = torch.load(file, map_location="cpu", weights_only=True)
     return loaded

@@ -10,7 +10,9 @@ import torch
 from voder import checkpoint, hub
 from voder.data.manifest import Manifest
 from voder.evaluate import equalities
-from voder.evaluate.equalities import Bench, Equality, check, tiny_presets
+from voder.evaluate.bench import Bench, tiny_presets
+from voder.evaluate.equalities import check
+from voder.evaluate.role_equalities import Equality
 from voder.evaluate.synthetic import LETTERS, SPEAKERS, write_recordings
 from voder.nn.cache import StaticCache
 

@@ -10,7 +10,7 @@ import torch
 from voder import hub
 from voder.audio.io import is_marked_synthetic
 from voder.errors import CheckpointError, ConfigError, ManifestError
-from voder.evaluate.equalities import Bench
+from voder.evaluate.bench import Bench
 from voder.evaluate.run import PROMPT_S, EvaluationRequest, evaluate
 
 

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 import toys
 
-from voder.evaluate.equalities import Bench
+from voder.evaluate.bench import Bench
 from voder.train.run import train
 
 LENGTHS = {"loop__steps": 12, "loop__save_every": 2, "loop__evaluate_every": 6, "loop__log_every": 5, "loop__keep": 2}

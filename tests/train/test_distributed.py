@@ -11,7 +11,7 @@ import toys
 from safetensors.torch import load_file
 
 from voder import hub
-from voder.evaluate.equalities import Bench
+from voder.evaluate.bench import Bench
 from voder.train.distributed import World, local_device, share_gradients, sum_in_place
 from voder.train.state import remove_interrupted_writes, resumable_step
 

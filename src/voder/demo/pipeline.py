@@ -28,12 +28,23 @@ NUM_STRINGS = 120
 """Unseen strings per mode: 40 each of three, four and five digits."""
 NUM_NEW_STRINGS = 120
 """Strings said in the new speaker's voice, before and after."""
-NUM_OUTSIDE = 30
-"""Strings of each kind that a judge from outside hears: it takes half a second for each."""
+NUM_OUTSIDE = 10
+"""Strings of each kind that a judge from outside hears: Whisper takes a second for each on two cores."""
 NUM_EXAMPLES = 4
 """Examples of each kind that are kept to listen to."""
 HELD_OUT_FRACTION = 0.03
 """The voice's `task.joins.held_out_fraction`: which strings were never composed in training."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judges:
+    """Who listens: the demo's own ears, and published judges where they are on this machine (None elsewhere)."""
+
+    ears: Transcriber
+    second: str | None = None
+    """A recogniser from outside, by name or folder, that hears the first `NUM_OUTSIDE` strings of each kind."""
+    voice: str | None = None
+    """A speaker encoder that says whose voice it is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,12 +173,27 @@ def digits_as_words(text: str) -> str:
     return re.sub(r"\d", lambda digit: f" {WORDS[int(digit[0])]} ", text)
 
 
-def _judged(name: str, lines: Sequence[Line], clips: Sequence[AudioClip], judge: Transcriber, title: str) -> Figure:
-    """A judge's error on spoken clips, with its error on the recorded originals beside."""
-    texts = [line.text for line in lines]
-    originals = [digits_as_words(text) for text in hear(judge, [line.original for line in lines])]
-    heard = [digits_as_words(text) for text in hear(judge, clips)]
-    return error_figure(name, texts, heard, judge=title, originals=error_figure("originals", texts, originals).value)
+@dataclass(frozen=True, kw_only=True)
+class Strings:
+    """Unseen strings, and what a judge from outside makes of them as recorded."""
+
+    lines: list[Line]
+    outside: float | None
+    """Percent of the words that it gets wrong in the first `NUM_OUTSIDE`; None without one."""
+
+
+def outside_error(lines: Sequence[Line], judge: str | None) -> float | None:
+    """The second judge's error on the recorded originals of the strings that it will hear spoken."""
+    few = lines[:NUM_OUTSIDE]
+    return None if judge is None else _judged("originals", few, [line.original for line in few], judge, None).value
+
+
+def _judged(
+    name: str, lines: Sequence[Line], clips: Sequence[AudioClip], judge: str, originals: float | None
+) -> Figure:
+    """The error of a judge from outside on clips, with its error on the recorded originals beside."""
+    heard = [digits_as_words(text) for text in hear(hub.load_role(judge, "Transcriber"), clips)]
+    return error_figure(name, [line.text for line in lines], heard, judge=Path(judge).name, originals=originals)
 
 
 def _likeness(name: str, lines: Sequence[Line], clips: Sequence[AudioClip], judge: str) -> Figure:
@@ -180,22 +206,17 @@ def _likeness(name: str, lines: Sequence[Line], clips: Sequence[AudioClip], judg
 
 def speaking(
     name: str,
-    lines: Sequence[Line],
+    strings: Strings,
     voice: Speaker,
-    ears: Transcriber,
+    judges: Judges,
     folder: Path,
     *,
     by: str,
     tag: str,
     seed: int,
-    second_judge: str | None = None,
-    voice_judge: str | None = None,
 ) -> dict[str, Any]:
-    """Say lines by speaker tag or by audio prompt and let the ears judge, with the originals beside.
-
-    `second_judge` is a recogniser from outside, by name or folder, whose opinion of the first `NUM_OUTSIDE` strings
-    stands beside that of the ears; `voice_judge` a speaker encoder that says whose voice it is.
-    """
+    """Say strings by speaker tag or by audio prompt and let the judges hear, each with the originals beside."""
+    lines = strings.lines
     requests = [
         SayRequest(text=line.text, speaker=line.speaker)
         if by == "tag"
@@ -204,17 +225,15 @@ def speaking(
     ]
     said = voice.say_batch(requests, seed=seed)
     texts = [line.text for line in lines]
-    originals = error_figure("originals", texts, hear(ears, [line.original for line in lines])).value
-    heard = hear(ears, [speech.clip for speech in said])
-    figure = error_figure(name, texts, heard, judge="ctc/demo", originals=originals)
-    figures = [figure]
-    if second_judge is not None:
-        outside = hub.load_role(second_judge, "Transcriber")
-        title = Path(second_judge).name
-        few = [speech.clip for speech in said[:NUM_OUTSIDE]]
-        figures.append(_judged(f"{name} ({title})", lines[:NUM_OUTSIDE], few, outside, title))
-    if voice_judge is not None:
-        figures.append(_likeness(f"{name}: likeness of the voice", lines, [s.clip for s in said], voice_judge))
+    clips = [speech.clip for speech in said]
+    originals = error_figure("originals", texts, hear(judges.ears, [line.original for line in lines])).value
+    heard = hear(judges.ears, clips)
+    figures = [error_figure(name, texts, heard, judge="ctc/demo", originals=originals)]
+    if judges.second is not None:
+        title = f"{name} ({Path(judges.second).name})"
+        figures.append(_judged(title, lines[:NUM_OUTSIDE], clips[:NUM_OUTSIDE], judges.second, strings.outside))
+    if judges.voice is not None:
+        figures.append(_likeness(f"{name}: likeness of the voice", lines, clips, judges.voice))
     whole = sum(a == b for a, b in zip(texts, heard, strict=True))
     return {
         "figures": [figure.to_dict() for figure in figures],

@@ -15,13 +15,13 @@ from typing import Any
 
 from voder import hub
 from voder.demo import page, pipeline
-from voder.demo.pipeline import Training
+from voder.demo.pipeline import Judges, Strings, Training
 from voder.demo.promises import NEW_AFTER, NEW_BEFORE, SAID_PROMPT, SAID_TAG
 from voder.demo.recordings import unpack
 from voder.demo.stages import Stages
 from voder.errors import InputError
 from voder.evaluate.report import Report, write_report
-from voder.evaluate.run import VOICE_JUDGE
+from voder.evaluate.run import OUTSIDE_JUDGE, VOICE_JUDGE
 from voder.files import write_text
 
 SCRATCH_STEPS = {"ctc": 1400, "spectral": 2200, "valle": 2800}
@@ -37,16 +37,6 @@ TUNE_OVERRIDES = (
     f"loop.evaluate_every={TUNE_STEPS}",
     f"loop.save_every={TUNE_STEPS // 4}",
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Judges:
-    """Published judges beside the demo's own ears; None where they are not on this machine."""
-
-    second: str | None
-    """Recogniser."""
-    voice: str | None
-    """Speaker encoder."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,8 +85,8 @@ def run_demo(
 ) -> Path:
     """Run the demo into `output` and return the path of its report.
 
-    `second_judge` names a recogniser from outside to judge speech too (it takes minutes); the judge of voices that
-    `voder fetch` has brought (ge2e) is heard unasked.
+    `second_judge` names a recogniser from outside to judge speech too; unasked, those that `voder fetch` has brought
+    are heard: whisper-base for words, ge2e for voices.
 
     Raises:
         KeyboardInterrupt: it was interrupted; the same command goes on.
@@ -111,16 +101,15 @@ def run_demo(
     stages = Stages(output)
     recordings = unpack(output / "recordings")
     base = {"seed": seed, "from_scratch": from_scratch}
-    judges = Judges(
-        second=second_judge,
-        voice=VOICE_JUDGE if hub.is_fetched(VOICE_JUDGE) else None,
-    )
     prepared = {places.data: recordings.known, places.new_data: recordings.new, places.all_data: recordings.everyone}
     for data, folder in prepared.items():
         work = partial(pipeline.prepare, folder, data, seed)
         stages.run(f"prepare_{data.name}", base, work, title=f"prepare {data}")
     if from_scratch:
         _train_all(stages, places, base, seed)
+    second = second_judge or (OUTSIDE_JUDGE if hub.is_fetched(OUTSIDE_JUDGE) else None)
+    voice = VOICE_JUDGE if hub.is_fetched(VOICE_JUDGE) else None
+    judges = Judges(ears=hub.load_role(places.ears, "Transcriber"), second=second, voice=voice)
     results = _evaluate(stages, places, base, seed, judges)
     report = page.build(
         stages.records,
@@ -176,31 +165,26 @@ def _train_all(stages: Stages, places: Places, base: dict[str, Any], seed: int) 
 
 def _evaluate(stages: Stages, places: Places, base: dict[str, Any], seed: int, judges: Judges) -> dict[str, Any]:
     """Listen, compress, speak, fine-tune, speak again."""
-    ears, codec = hub.load(places.ears), hub.load(places.codec)
+    ears, codec = judges.ears, hub.load(places.codec)
     output, rate = places.output, codec.sample_rate_hz
     known_test, new_test = places.data / "test.jsonl", places.new_data / "test.jsonl"
-    lines = pipeline.lines_of(known_test, pipeline.NUM_STRINGS, sample_rate_hz=rate, seed=seed)
-    new_lines = pipeline.lines_of(new_test, pipeline.NUM_NEW_STRINGS, sample_rate_hz=rate, seed=seed + 1)
-    results = {}
+    results: dict[str, Any] = {}
+    asked = base | {"second_judge": judges.second, "voice_judge": judges.voice}
 
-    def speak(name: str, figure: str, chosen: Any, voice: str, by: str) -> None:
+    def strings(name: str, manifest: Path, count: int, seed: int) -> Strings:
+        lines = pipeline.lines_of(manifest, count, sample_rate_hz=rate, seed=seed)
+        title = f"choose {count} unseen strings"
+        outside = stages.run(name, asked, lambda: {"error": pipeline.outside_error(lines, judges.second)}, title=title)
+        return Strings(lines=lines, outside=outside["error"])
+
+    def speak(name: str, figure: str, chosen: Strings, voice: str, by: str) -> None:
         def work() -> dict[str, Any]:
-            return pipeline.speaking(
-                figure,
-                chosen,
-                hub.load(voice),
-                ears,
-                output,
-                by=by,
-                tag=name,
-                seed=seed,
-                second_judge=judges.second,
-                voice_judge=judges.voice,
-            )
+            return pipeline.speaking(figure, chosen, hub.load(voice), judges, output, by=by, tag=name, seed=seed)
 
-        asked = {"second_judge": judges.second, "voice_judge": judges.voice}
-        results[name] = stages.run(name, base | asked, work, title=figure)
+        results[name] = stages.run(name, asked, work, title=figure)
 
+    known = strings("known_strings", known_test, pipeline.NUM_STRINGS, seed)
+    new = strings("new_strings", new_test, pipeline.NUM_NEW_STRINGS, seed + 1)
     results["listening"] = stages.run(
         "listening", base, lambda: pipeline.listening(ears, places.data, places.new_data), title="transcribe recordings"
     )
@@ -210,9 +194,9 @@ def _evaluate(stages: Stages, places: Places, base: dict[str, Any], seed: int, j
         lambda: pipeline.through_codec(codec, ears, places.data, output),
         title="compress and restore recordings",
     )
-    speak("said_by_tag", SAID_TAG, lines, places.voice, "tag")
-    speak("said_by_prompt", SAID_PROMPT, lines, places.voice, "prompt")
-    speak("new_before", NEW_BEFORE, new_lines, places.voice, "prompt")
+    speak("said_by_tag", SAID_TAG, known, places.voice, "tag")
+    speak("said_by_prompt", SAID_PROMPT, known, places.voice, "prompt")
+    speak("new_before", NEW_BEFORE, new, places.voice, "prompt")
     stages.run(
         "tokenize_everyone",
         base,
@@ -228,7 +212,7 @@ def _evaluate(stages: Stages, places: Places, base: dict[str, Any], seed: int, j
         seed=seed,
     )
     stages.run("fine_tune", base | {"command": tuning.command}, tuning.run, title=tuning.command)
-    speak("new_after", NEW_AFTER, new_lines, str(places.tuned), "prompt")
+    speak("new_after", NEW_AFTER, new, str(places.tuned), "prompt")
     return results
 
 

@@ -87,7 +87,8 @@ def _verify_equalities(args: argparse.Namespace) -> int:
     import tempfile
 
     from voder import hub
-    from voder.evaluate.equalities import Bench, check, tiny_presets
+    from voder.evaluate.bench import Bench, tiny_presets
+    from voder.evaluate.equalities import check
     from voder.systems import SYSTEMS
 
     asked = PRESETS_BY_PAPER.get(args.system, args.system)

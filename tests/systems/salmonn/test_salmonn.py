@@ -189,7 +189,7 @@ def test_long_recordings_are_heard_for_thirty_seconds_and_say_so(listener):
 
 def test_questions_that_cannot_be_asked_are_refused(listener, bench):
     clip = bench.test_clips()[0]
-    with pytest.raises(InputError, match="not empty"):
+    with pytest.raises(InputError, match="a question is empty"):
         listener.answer(clip, "  ")
     with pytest.raises(InputError, match="2 questions came for 1 clips"):
         listener.answer_batch([clip], ["a", "b"])

@@ -7,6 +7,7 @@ from voder.errors import ConfigError
 from voder.hub import Preset
 from voder.nn.causal_lm import CausalLmConfig, LoraSizes
 from voder.text.subwords import BYTES, NUM_BYTE_IDS
+from voder.train.base_lm import SMOLLM2_135M
 from voder.train.loop import LoopConfig, few_steps
 from voder.train.optim import OptimizerConfig, ScheduleConfig
 
@@ -95,21 +96,6 @@ def small() -> Preset:
 
 def smollm2_135m() -> Preset:
     """SmolLM2-135M's size: LoRA on its published weights (`--from smollm2-135m-instruct`)."""
-    network = CausalLmConfig(
-        vocabulary_size=49_152,
-        width=576,
-        ffn_width=1536,
-        num_layers=30,
-        num_heads=9,
-        num_kv_heads=3,
-        max_positions=8192,
-        norm_epsilon=1e-5,
-        rope_theta=100_000.0,
-        tie_embeddings=True,
-        bos_id=1,
-        eos_id=2,
-        pad_id=2,
-    )
     loop = LoopConfig(
         steps=1000,
         optimizer=OptimizerConfig(learning_rate=2e-4, betas=(0.9, 0.98)),
@@ -118,7 +104,7 @@ def smollm2_135m() -> Preset:
         save_every=200,
     )
     task = LmTaskConfig(tokenizer="smollm2-135m-instruct", lora=LoraSizes(rank=16, alpha=32, dropout=0.0))
-    return Preset(model=LmConfig(network=network), task=task, loop=loop)
+    return Preset(model=LmConfig(network=SMOLLM2_135M), task=task, loop=loop)
 
 
 PRESETS: dict[str, Callable[[], Preset]] = {"tiny": tiny, "small": small, "smollm2-135m": smollm2_135m}

@@ -9,6 +9,7 @@ from voder.errors import ConfigError
 from voder.hub import Preset
 from voder.nn.causal_lm import CausalLmConfig, LoraSizes
 from voder.text.subwords import NUM_BYTE_IDS
+from voder.train.base_lm import SMOLLM2_135M
 from voder.train.loop import LoopConfig, few_steps
 from voder.train.optim import OptimizerConfig, ScheduleConfig
 
@@ -168,19 +169,7 @@ def small() -> Preset:
             stride_frames=8,
             dropout=0.0,
         ),
-        lm=CausalLmConfig(
-            vocabulary_size=49_152,
-            width=576,
-            ffn_width=1536,
-            num_layers=30,
-            num_heads=9,
-            num_kv_heads=3,
-            max_positions=8192,
-            norm_epsilon=1e-5,
-            rope_theta=100_000.0,
-            tie_embeddings=True,
-            pad_id=2,
-        ),
+        lm=SMOLLM2_135M,
         lora=LoraSizes(rank=16, alpha=32, dropout=0.0),
         lora_targets=("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
         template=CHATML,

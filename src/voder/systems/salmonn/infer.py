@@ -52,8 +52,10 @@ class SalmonnListener(Listener):
             TextError: a question is longer than the language model's positions leave room for.
             ConfigError: an option that is unknown, out of range, or has nothing to do.
         """
-        if len(clips) != len(questions) or not all(question.strip() for question in questions):
-            raise InputError(f"{len(questions)} questions came for {len(clips)} clips; each clip needs one, not empty")
+        if len(clips) != len(questions):
+            raise InputError(f"{len(questions)} questions came for {len(clips)} clips; each clip needs one")
+        if not all(question.strip() for question in questions):
+            raise InputError("a question is empty; say what to answer about the recording")
         factor = sampling.pop("lora_factor", 1.0)
         if not 0 <= factor < math.inf:
             raise ConfigError(f"lora_factor is {factor}; a number from 0 on is wanted (1: as trained)")
