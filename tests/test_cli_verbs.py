@@ -72,7 +72,12 @@ class Hearer(Listener):
     def answer_batch(self, clips: Any, questions: Sequence[str], *, seed: int = 0, **sampling: Any) -> list[Answer]:
         Hearer.asked = (seed, sampling)
         return [
-            Answer(text=f"{q} {c.num_samples}", heard_s=c.duration_s, truncated="long" in q)
+            Answer(
+                text=f"{q} {c.num_samples}",
+                heard_s=c.duration_s,
+                truncated="long" in q,
+                stop_reason="only a part is heard" if "long" in q else "end",
+            )
             for c, q in zip(clips, questions, strict=True)
         ]
 
@@ -140,7 +145,9 @@ def test_a_question_is_answered_on_stdout(run: Run) -> None:
     assert Hearer.asked == (2, {"beam": 3})
     status, out, err = run("ask", "in.wav", "a long one", "--model", "m")
     assert (status, out) == (3, "a long one 4000\n")
-    assert "cut short" in err
+    assert "the answer is cut short: only a part is heard" in err
+    assert run("ask", "in.wav", "what?", "--model", "m", "--lora-factor", "0")[0] == 0
+    assert Hearer.asked == (0, {"lora_factor": 0.0})
 
 
 def test_a_conversation_survives_a_bad_turn(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

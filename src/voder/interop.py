@@ -191,6 +191,20 @@ def rename(foreign: Mapping[str, Tensor], own: Mapping[str, Tensor], table: Rena
     )
 
 
+def rename_all(
+    foreign: Mapping[str, Tensor], own: Mapping[str, Tensor], table: RenameTable, where: str, what: str = "model"
+) -> Coverage:
+    """Sort foreign tensors into our names, strictly: `own` are the weights to fill, on the meta device at will.
+
+    Raises:
+        CheckpointError: something is left over, missing or of another shape; every name is given.
+    """
+    coverage = rename(foreign, own, table)
+    if not coverage.is_complete:
+        raise CheckpointError(f"the weights in {where} do not fit this {what}: {coverage.summary()}")
+    return coverage
+
+
 def load_foreign(module: nn.Module, foreign: Mapping[str, Tensor], table: RenameTable, where: str) -> Coverage:
     """Load a foreign state dict into a module, strictly.
 
@@ -198,9 +212,7 @@ def load_foreign(module: nn.Module, foreign: Mapping[str, Tensor], table: Rename
         CheckpointError: something is left over, missing or of another shape; every name is given.
     """
     own = module.state_dict()
-    coverage = rename(foreign, own, table)
-    if not coverage.is_complete:
-        raise CheckpointError(f"the weights in {where} do not fit this model: {coverage.summary()}")
+    coverage = rename_all(foreign, own, table, where)
     module.load_state_dict({**own, **coverage.state})
     return coverage
 

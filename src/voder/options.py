@@ -169,6 +169,12 @@ def _ask(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("question", metavar="QUESTION", help="what to answer about it")
     parser.add_argument("--model", required=True, metavar="RUN", help="a listening model: checkpoint, run or name")
     parser.add_argument("--beam", type=_positive, metavar="N", help="beams (default: the model's own)")
+    parser.add_argument(
+        "--lora-factor",
+        type=float,
+        metavar="F",
+        help="salmonn: strength of what was trained into its language model (default: 1; 0: the model alone)",
+    )
     _sampling(parser)
     _device(parser)
 

@@ -17,7 +17,8 @@ _COMMANDS = ("/audio", "/image", "/want", "/new", "/quit")
 
 def run_ask(args: argparse.Namespace, command: list[str]) -> int:
     """Answer a question about a recording."""
-    options = sampling_of(args) | ({"beam": args.beam} if args.beam else {})
+    given = {"beam": args.beam, "lora_factor": args.lora_factor}
+    options = sampling_of(args) | {name: value for name, value in given.items() if value is not None}
     with machine(args) as device:
         listener = load_for("ask", args.model, device)
         answer = listener.answer(Path(args.file), args.question, seed=args.seed, **options)
