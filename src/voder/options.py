@@ -86,13 +86,6 @@ def _tokenize(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-duration", type=float, default=60.0, metavar="S", help="seconds at once (default: 60)")
     parser.add_argument("--shard-recordings", type=_positive, default=1000, metavar="N", help="a shard (default: 1000)")
     parser.add_argument("--num-codebooks", type=_positive, metavar="K", help="leading codebooks (default: all)")
-    parser.add_argument(
-        "--copies",
-        type=_positive,
-        default=0,
-        metavar="N",
-        help="copies of each training recording, varied in speed, level and start (default: none)",
-    )
     parser.add_argument("--strict", action="store_true", help="stop at the first bad recording instead of listing it")
     _device(parser)
 
