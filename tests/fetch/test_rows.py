@@ -74,8 +74,14 @@ def test_what_soundstorm_refines_is_read_with_the_codec_that_it_keeps(published,
     ROWS["soundstorm-mls"](tmp_path / "files", tmp_path / "scratch")
     fetch.fetch("soundstorm-mls", source_folder=tmp_path / "files")
     write_audio(tmp_path / "in.wav", AudioClip(np.full((1, 4000), 0.1, np.float32), 16_000))
+    assert hub.locate("fnlp/AnyGPT-speech-modules") == hub.fetched_folder("speechtokenizer-snake")
     made = resynthesize(tmp_path / "in.wav", load_pair("soundstorm-mls"))
     assert made.clip.duration_s == pytest.approx(0.25, abs=0.1)
+
+
+def test_what_is_called_by_its_repository_and_not_here_is_said_with_the_name_to_fetch(published):
+    with pytest.raises(CheckpointError, match=r"voder fetch hubert-base-ls960` brings it \(378 MB, Apache-2.0\)"):
+        hub.load("facebook/hubert-base-ls960")
 
 
 def test_rows_name_rows_of_the_table_and_systems():
