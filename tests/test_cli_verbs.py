@@ -28,7 +28,7 @@ def run(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.
     monkeypatch.chdir(tmp_path)
     write_audio("in.wav", AudioClip(np.full((1, 4000), 0.25, np.float32), 8000))
     roles = {"UnitTokenizer": Counter(), "Continuer": Echo(), "Listener": Hearer(), "Chatter": Parrot()}
-    monkeypatch.setattr(hub, "load_role", lambda name, role, device: roles[role])
+    monkeypatch.setattr(hub, "load_any", lambda name, wanted, device: roles[wanted[0]])
 
     def call(*arguments: str) -> tuple[int, str, str]:
         status = cli.main(arguments)
@@ -217,7 +217,7 @@ class Optioned(Transcriber):
 def test_options_of_listening_reach_the_recogniser_and_formats_the_folder(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hub, "load_role", lambda name, role, device: Optioned())
+    monkeypatch.setattr(hub, "load_any", lambda name, wanted, device: Optioned())
     said = run(
         "transcribe", "in.wav", "--model", "m", "--language", "de", "--task", "translate", "--beam", "5",
         "--prompt", "Ann", "--word-timestamps", "--seed", "3",
@@ -251,7 +251,9 @@ def test_fetch_lists_what_can_be_had_and_offers_the_nearest_name(
     monkeypatch.setenv("VODER_HOME", str(tmp_path / "home"))
     status, out, err = run("fetch")
     assert (status, err) == (0, "")
-    assert re.search(r"^whisper-base +whisper +145 MB +MIT", out, re.MULTILINE)
+    assert re.search(r"^whisper-base +whisper +145 MB +pip or hub +MIT", out, re.MULTILINE)
+    assert re.search(r"^beats-iter3-plus +beats +361 MB +by hand +MIT", out, re.MULTILINE)
+    assert max(map(len, out.splitlines())) <= 100
     status, out, err = run("fetch", "whisper-bace")
     assert (status, out) == (2, "")
     assert "the nearest is 'whisper-base'" in err

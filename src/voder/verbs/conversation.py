@@ -7,16 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from voder.errors import InputError, VoderError
-from voder.verbs.common import cut_short, machine, note, sampling_of
+from voder.verbs.common import cut_short, load_for, machine, note, sampling_of
 
 
 def run_ask(args: argparse.Namespace, command: list[str]) -> int:
     """Answer a question about a recording."""
-    from voder import hub
-
     options = sampling_of(args) | ({"beam": args.beam} if args.beam else {})
     with machine(args) as device:
-        listener = hub.load_role(args.model, "Listener", device=device)
+        listener = load_for("ask", args.model, device)
         answer = listener.answer(Path(args.file), args.question, seed=args.seed, **options)
     print(answer.text)
     return cut_short("the answer", answer.stop_reason) if answer.truncated else 0
@@ -24,12 +22,11 @@ def run_ask(args: argparse.Namespace, command: list[str]) -> int:
 
 def run_chat(args: argparse.Namespace, command: list[str]) -> int:
     """Talk until the input ends; a turn that fails is named and forgotten, and the conversation goes on."""
-    from voder import hub
     from voder.roles import Turn
 
     options = sampling_of(args) | ({"want": args.want} if args.want else {})
     with machine(args) as device:
-        chatter = hub.load_role(args.model, "Chatter", device=device)
+        chatter = load_for("chat", args.model, device)
         _greet(chatter)
         turns: list[Turn] = []
         for parts in _typed(chatter.takes):

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from voder.errors import ConfigError
-from voder.verbs.common import machine
+from voder.verbs.common import load_for, machine
 
 
 def run_prepare(args: argparse.Namespace, command: list[str]) -> int:
@@ -38,7 +38,7 @@ def run_tokenize(args: argparse.Namespace, command: list[str]) -> int:
 
     with machine(args) as device:
         folder = hub.locate(args.tokenizer)
-        tokenizer = hub.load_any(folder, ("Codec", "UnitTokenizer"), device=device)
+        tokenizer = load_for("tokenize", folder, device)
         report = tokenize_corpus(
             args.data,
             tokenizer,

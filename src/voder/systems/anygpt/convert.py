@@ -1,7 +1,7 @@
 """The published AnyGPT checkpoints and ours, both ways.
 
 huggingface  folders of a Llama (`fnlp/AnyGPT-base`, `fnlp/AnyGPT-chat`) with their tokenizer; what codes they have is
-             read off the size of their vocabulary. Licence: LLaMA-2's; the repository states none of its own
+             read off the size of their vocabulary. Licence: Apache-2.0 by their pages, over LLaMA-2's
 seed         `seed_quantizer.pt` of AILab-CVC/seed-tokenizer-2, the image tokenizer
 
 The speech parts (fnlp/AnyGPT-speech-modules) are imported by `speechtokenizer` and `soundstorm`.
@@ -11,7 +11,6 @@ import json
 import tempfile
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -20,13 +19,13 @@ from voder.config import from_dict
 from voder.errors import CheckpointError, ConfigError, FittedPartMismatch
 from voder.interop import Coverage, Marks, load_foreign, read_state
 from voder.nn.causal_lm import read_plain, save_plain
+from voder.published import HubFile, HubSource, Published, hub_source
 from voder.systems.anygpt import seed_convert
 from voder.systems.anygpt.config import AnyGptConfig
 from voder.systems.anygpt.model import AnyGpt
 from voder.systems.anygpt.seed import SeedTokenizer
 from voder.systems.anygpt.vocabulary import AnyGptVocabulary, ModalitySizes
-from voder.text.sentencepiece_model import read_sentencepiece
-from voder.text.subwords import fingerprint, read_tokenizer
+from voder.text.subwords import fingerprint, read_tokenizer, read_without_additions
 from voder.train.base_lm import TOKENIZER, tokenizer_of
 from voder.train.lm_rows import grown_tokenizer
 
@@ -96,7 +95,7 @@ def import_checkpoint(
     parts = {"speech": folder}
     for name, place in (("refiner", refiner), ("music", music)):
         parts |= {} if place is None else {name: checkpoint.resolve(hub.locate(place))}
-    tokenizer = _text_tokenizer(source)
+    tokenizer = read_without_additions(source)
     config = AnyGptConfig(
         lm=replace(found, vocabulary_size=vocabulary.text_size),
         tokenizer=fingerprint(tokenizer),
@@ -112,12 +111,6 @@ def import_checkpoint(
         parts[TOKENIZER] = Path(words)
         checkpoint.save(output, system="anygpt", config=named, state=state, parts=parts, provenance=provenance)
     return Coverage(state=state)
-
-
-def _text_tokenizer(folder: Path) -> Any:
-    """The tokenizer without what AnyGPT added."""
-    model = folder / "tokenizer.model"
-    return read_sentencepiece(model) if model.is_file() else read_tokenizer(folder)
 
 
 def _image_tokenizer(file: Path, sizes: ModalitySizes) -> SeedTokenizer:
@@ -154,3 +147,41 @@ def export_checkpoint(folder: Path, output: Path, layout: str = "huggingface") -
     vocabulary = model.vocabulary
     save_plain(model.network, grown_tokenizer(tokenizer, vocabulary.text_size, vocabulary.tokens), output)
     return sorted(name for name in state if not name.startswith("network."))
+
+
+_SEED = "seed_quantizer.pt"
+
+
+def _with_seed(folder: Path, output: Path, **parts: Path) -> Coverage:
+    return import_checkpoint(folder, output, seed=folder / _SEED, **parts)
+
+
+def _row(kind: str, what: str, revision: str, sha256: str = "") -> Published:
+    sizes = {"config.json": 733, "tokenizer.model": 500_000, "added_tokens.json": 494_000}
+    files = (HubFile("pytorch_model.bin", 27_700_000_000, sha256), *(HubFile(*each) for each in sizes.items()))
+    return Published(
+        name=f"anygpt-{kind}",
+        system="anygpt",
+        what=what,
+        licence="Apache-2.0, over LLaMA-2's",
+        origin=f"the authors', as fnlp/AnyGPT-{kind} has it, with SEED-2's image tokenizer",
+        convert=_with_seed,
+        hub=(
+            HubSource(repository=f"fnlp/AnyGPT-{kind}", revision=revision, files=files),
+            hub_source(
+                "AILab-CVC/seed-tokenizer-2", "c6d957a9b280d9ed3879b1eb5d99036cf8390012", {_SEED: 1_230_000_000}
+            ),
+        ),
+        needs={"speech": "speechtokenizer-snake", "refiner": "soundstorm-mls", "music": "encodec-32khz"},
+    )
+
+
+PUBLISHED = (
+    _row(
+        "base",
+        "speech, images and music to text and back, 7 B parameters",
+        "5f4692787bea31d7da4d95561ad0e602efa12afe",
+        "8c2cc7fb20e770e7348bc3991f3ff6a45344f372040f51b1f35ff69f73c02ae3",
+    ),
+    _row("chat", "conversations in text, speech, images and music, 7 B parameters", "main"),
+)

@@ -4,10 +4,12 @@ huggingface  folders with `config.json`, weights and, for the normalisation, `pr
 fairseq      `.pt` files of HuBERT, wav2vec 2.0, data2vec and (Microsoft's) WavLM, whose pickled settings are not
              run: sizes are read off the weights, the family off the names
 centres      joblib pickles of scikit-learn (`.bin`), read without running them, or `.npz`
+
+`PUBLISHED` says what `voder fetch` brings, `sources` where it lies.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -29,26 +31,13 @@ from voder.interop import (
     read_folder,
     read_settings,
 )
-from voder.published import Elsewhere, licence_of
+from voder.published import HubSource, Published
 from voder.systems.hubert.config import Family, HeadConfig, HubertConfig, NetworkConfig
 from voder.systems.hubert.kmeans import load_encoder, save_with_centers
 from voder.systems.hubert.model import SpeechEncoder
 from voder.systems.hubert.network import network_arguments
+from voder.systems.hubert.sources import ENCODERS, MHUBERT, MHUBERT_CENTRES, MHUBERT_LAYER
 from voder.systems.hubert.unpickle import read_centers, read_fairseq
-
-ELSEWHERE = (
-    Elsewhere("hubert-base", "facebook/hubert-base-ls960", 378, "Apache-2.0"),
-    Elsewhere("hubert-large", "facebook/hubert-large-ll60k", 1262, "Apache-2.0"),
-    Elsewhere("hubert-xlarge", "facebook/hubert-xlarge-ll60k", 3850, "Apache-2.0"),
-    Elsewhere("mhubert-base", "hubert/mhubert_base_vp_en_es_fr_it3.pt", 1140, "MIT"),
-    Elsewhere("mhubert-base-km1000", "hubert/mhubert_base_vp_en_es_fr_it3_L11_km1000.bin", 3, "MIT"),
-    Elsewhere("wav2vec2-base", "facebook/wav2vec2-base", 380, "Apache-2.0"),
-    Elsewhere("wav2vec2-large", "facebook/wav2vec2-large-lv60", 1270, "Apache-2.0"),
-    Elsewhere("wavlm-base", "microsoft/wavlm-base-plus", 378, "not stated"),
-    Elsewhere("wavlm-large", "microsoft/wavlm-large", 1262, "not stated"),
-    Elsewhere("data2vec-base", "facebook/data2vec-audio-base", 373, "Apache-2.0"),
-    Elsewhere("w2v-bert-2", "facebook/w2v-bert-2.0", 2320, "MIT"),
-)
 
 Layout = Literal["huggingface", "fairseq"]
 
@@ -279,7 +268,7 @@ def import_checkpoint(
         table = fairseq_table(config)
     model = SpeechEncoder(config)
     coverage = load_foreign(model, state, table, str(source))
-    provenance: dict[str, object] = {"imported": {"from": source.name, "licence": licence_of(source, ELSEWHERE)}}
+    provenance: dict[str, object] = {"imported": {"from": source.name, "licence": "as its source states"}}
     if units is None:
         checkpoint.save(output, system="hubert", config=config, state=model.state_dict(), provenance=provenance)
     else:
@@ -342,3 +331,34 @@ def strip_prefix(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Take off the name of the network that models with a head put before its weights."""
     prefix = next((p for p in _PREFIXES if any(name.startswith(p) for name in state)), "")
     return {name.removeprefix(prefix): value for name, value in state.items()}
+
+
+def _import_with_units(file: str, layer: int) -> Callable[[Path, Path], Coverage]:
+    def run(folder: Path, output: Path) -> Coverage:
+        return import_checkpoint(folder, output, units=folder / file, layer=layer)
+
+    return run
+
+
+def _row(
+    name: str,
+    what: str,
+    licence: str,
+    weights: HubSource,
+    convert: Callable[[Path, Path], Coverage] = import_checkpoint,
+) -> Published:
+    return Published(
+        name=name,
+        system="hubert",
+        what=what,
+        licence=licence,
+        origin=f"as {weights.repository} has it",
+        convert=convert,
+        hub=(weights,),
+    )
+
+
+PUBLISHED = (
+    *(_row(*found) for found in ENCODERS),
+    _row(*MHUBERT, _import_with_units(MHUBERT_CENTRES, MHUBERT_LAYER)),
+)

@@ -1,9 +1,8 @@
 """Published weights of NExT-GPT's legacy line and of ImageBind.
 
-`pytorch_model.pt` of `ChocoWu/nextgpt_7b_tiva_v0` (792 MB, fp16; CC-BY-NC-SA-4.0) holds what was trained: whole tables
-of the language model without peft's prefix, LoRA, and the projectors. The rest comes from Vicuna-7B-v0 (converted by
-`voder convert` first; non-commercial) and `imagebind_huge.pth` (4.5 GB; CC-BY-NC-SA-4.0). Nothing is skipped in
-silence: what a file lacks or has too much is named.
+`pytorch_model.pt` of `ChocoWu/nextgpt_7b_tiva_v0` (fp16) holds what was trained: whole tables of the language model
+without peft's prefix, LoRA, and the projectors. The rest comes from Vicuna-7B-v0 and `imagebind_huge.pth`; sizes and
+licences are in `sources`. Nothing is skipped in silence: what a file lacks or has too much is named.
 """
 
 import warnings
@@ -21,10 +20,12 @@ from voder.errors import CheckpointError
 from voder.files import atomic_path
 from voder.interop import Coverage, Marks, RenameTable, Rule, export, load_foreign, read_sections, read_state, rename
 from voder.nn.causal_lm import build_causal_lm, merge_lora, save_plain
+from voder.published import Published
 from voder.systems.nextgpt.config import AudioTrunkConfig, ImageBindConfig, NextGptConfig, VisionTrunkConfig
 from voder.systems.nextgpt.imagebind import ImageBind
 from voder.systems.nextgpt.model import NextGpt
 from voder.systems.nextgpt.projectors import OutputProjector
+from voder.systems.nextgpt.sources import IMAGEBIND_FILE, LEGACY_FILE, SOURCES
 from voder.systems.nextgpt.vocabulary import base_names, signal_names
 from voder.train.base_lm import borrowed, find_base_lm, tokenizer_of
 
@@ -376,3 +377,21 @@ def plain_network(model: NextGpt) -> Any:
     own = network.state_dict()
     network.load_state_dict({name: plain[name] for name in own})
     return network
+
+
+def _with_imagebind(folder: Path, output: Path, *, lm: Path) -> Coverage:
+    return import_checkpoint(folder / LEGACY_FILE, output, lm=lm, imagebind=folder / IMAGEBIND_FILE)
+
+
+PUBLISHED = (
+    Published(
+        name="nextgpt-7b",
+        system="nextgpt",
+        what="conversations with sounds and pictures in and out, 7 B parameters (legacy line)",
+        licence="CC-BY-NC-SA-4.0, ImageBind CC-BY-NC-4.0",
+        origin="the authors' nextgpt_7b_tiva_v0, and Meta's imagebind_huge",
+        convert=_with_imagebind,
+        hub=SOURCES,
+        needs={"lm": "vicuna-7b-v0"},
+    ),
+)

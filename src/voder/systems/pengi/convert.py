@@ -6,7 +6,7 @@ tokenizers as Hugging Face has them (`vocab.json`, `merges.txt`), which go into 
 """
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from voder.errors import CheckpointError
 from voder.files import atomic_path
 from voder.interop import Coverage, Marks, RenameTable, Rule, export, load_foreign, read_sections, rename
 from voder.nn.causal_lm import CausalLmConfig
+from voder.published import ByHand, Published
 from voder.systems.pengi.config import HtsatConfig, MapperConfig, PengiConfig, TextTowerConfig
 from voder.systems.pengi.htsat import Htsat
 from voder.systems.pengi.model import Pengi
@@ -298,3 +299,36 @@ def export_checkpoint(folder: Path, output: Path, layout: str = "official") -> l
     with atomic_path(output) as temporary:
         torch.save({"model": {**state, _HEAD: state[_TABLE].clone()}}, temporary)
     return []
+
+
+def _with_tokenizers(file: str) -> Callable[[Path, Path], Coverage]:
+    def run(folder: Path, output: Path) -> Coverage:
+        return import_checkpoint(folder / file, output, gpt2=folder / "gpt2", clip=folder / "clip")
+
+    return run
+
+
+def _row(name: str, what: str, num_bytes: int, tokenizers: Mapping[str, str]) -> Published:
+    file = f"{name}.pth"
+    kept = ("config.json", "tokenizer.json", "tokenizer_config.json")
+    places = " and ".join(tokenizers.values())
+    return Published(
+        name=f"pengi-{name.replace('_', '-')}",
+        system="pengi",
+        what=what,
+        licence="not stated, code MIT",
+        origin="Microsoft's, with GPT-2 inside (MIT)",
+        convert=_with_tokenizers(file),
+        by_hand=ByHand(
+            place=f"https://zenodo.org/record/8387083 (tokenizers: {places} on the Hugging Face Hub)",
+            files=(file, *(f"{kind}/{each}" for kind in tokenizers for each in kept)),
+            num_bytes=num_bytes,
+        ),
+    )
+
+
+_GPT2, _CLIP = {"gpt2": "openai-community/gpt2"}, {"clip": "openai/clip-vit-base-patch16"}
+PUBLISHED = (
+    _row("base", "answers in text about recordings, 322 M parameters", 1_293_000_000, _GPT2 | _CLIP),
+    _row("base_no_text_enc", "the same without a text encoder, 226 M parameters", 905_000_000, _GPT2),
+)

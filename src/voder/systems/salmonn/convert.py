@@ -17,6 +17,7 @@ from voder.errors import CheckpointError, FittedPartMismatch
 from voder.files import atomic_path
 from voder.interop import Coverage, Marks, RenameTable, Rule, export, read_sections, rename
 from voder.nn.causal_lm import CausalLmConfig
+from voder.published import HubSource, Published, hub_source, of_file
 from voder.systems.salmonn.config import SalmonnConfig, SalmonnTaskConfig, published_model
 from voder.systems.salmonn.model import Salmonn, borrowed_names, is_trained
 from voder.systems.salmonn.parts import Parts, fitted_config
@@ -189,3 +190,34 @@ def export_checkpoint(folder: Path, output: Path, layout: str) -> list[str]:
     with atomic_path(output) as temporary:
         torch.save(content, temporary)
     return []
+
+
+def _row(name: str, what: str, file: str, weights: HubSource, lm: str) -> Published:
+    return Published(
+        name=name,
+        system="salmonn",
+        what=what,
+        licence="Apache-2.0, over its parts' terms",
+        origin=f"the authors', as {weights.repository} has it",
+        convert=of_file(file, import_checkpoint),
+        hub=(weights,),
+        needs={"lm": lm, "speech": "whisper-large-v2", "audio": "beats-iter3-plus"},
+    )
+
+
+PUBLISHED = (
+    _row(
+        "salmonn-7b",
+        "answers about speech, sounds and music, 7 B parameters",
+        "salmonn_7b_v0.pth",
+        hub_source("tsinghua-ee/SALMONN-7B", "main", {"salmonn_7b_v0.pth": 363_000_000}),
+        "vicuna-7b-v1.5",
+    ),
+    _row(
+        "salmonn-13b",
+        "answers about speech, sounds and music, 13 B parameters",
+        "salmonn_v1.pth",
+        hub_source("tsinghua-ee/SALMONN", "96bc929f4d6a57ee43cb3d92b482dedc09c79c60", {"salmonn_v1.pth": 400_000_000}),
+        "vicuna-13b-v1.1",
+    ),
+)

@@ -17,6 +17,7 @@ from voder.config import from_dict
 from voder.errors import CheckpointError, ConfigError, FittedPartMismatch
 from voder.files import atomic_path
 from voder.interop import Coverage, Marks, RenameTable, Rule, export, load_foreign, read_state
+from voder.published import Published, hub_source, of_file
 from voder.roles import Codec
 from voder.systems.soundstorm.config import SoundStormConfig
 from voder.systems.soundstorm.model import SoundStorm
@@ -142,3 +143,18 @@ def export_checkpoint(folder: Path, output: Path, layout: str = "official") -> l
     with atomic_path(output) as temporary:
         torch.save(export(checkpoint.load_state(found.folder), TABLE), temporary)
     return []
+
+
+_WEIGHTS = "soundstorm/speechtokenizer_soundstorm_mls.pt"
+PUBLISHED = (
+    Published(
+        name="soundstorm-mls",
+        system="soundstorm",
+        what="the first codes of speechtokenizer-snake to all of them, 351 M parameters",
+        licence="not stated, code Apache-2.0",
+        origin="AnyGPT's, trained on Multilingual LibriSpeech",
+        convert=of_file(_WEIGHTS, import_checkpoint),
+        hub=(hub_source("fnlp/AnyGPT-speech-modules", "main", {_WEIGHTS: 1_406_000_000}),),
+        needs={"codec": "speechtokenizer-snake"},
+    ),
+)

@@ -21,12 +21,12 @@ from voder.config import from_dict
 from voder.errors import CheckpointError, ConfigError, FittedPartMismatch
 from voder.interop import Coverage, Marks, RenameTable, Rule, rename
 from voder.nn.causal_lm import LoraSizes, merge_lora, read_plain, save_plain
+from voder.published import Published, hub_source
 from voder.roles import Codec, UnitTokenizer
 from voder.systems.speechgpt.config import SpeechGptConfig
 from voder.systems.speechgpt.model import SpeechGpt
 from voder.systems.speechgpt.vocabulary import SpeechGptVocabulary, grown_size
-from voder.text.sentencepiece_model import read_sentencepiece
-from voder.text.subwords import fingerprint, read_tokenizer
+from voder.text.subwords import fingerprint, read_tokenizer, read_without_additions
 from voder.train.base_lm import TOKENIZER, tokenizer_of
 from voder.train.lm_rows import grown_tokenizer
 
@@ -53,13 +53,6 @@ def vocabulary_of(size: int, num_units: int = 1000) -> tuple[int, bool]:
         f"the vocabulary has {size} ids; SpeechGPT over Llama has {grown_size(32_000, num_units, markers=False)} after "
         f"its first stage and {grown_size(32_000, num_units, markers=True)} after its second"
     )
-
-
-def read_text_tokenizer(folder: Path) -> Any:
-    """The tokenizer of a folder without what SpeechGPT added; `tokenizer.model` is read without its package."""
-    if (folder / "tokenizer.model").is_file():
-        return read_sentencepiece(folder / "tokenizer.model")
-    return read_tokenizer(folder)
 
 
 def check_added_tokens(folder: Path, vocabulary: SpeechGptVocabulary) -> None:
@@ -102,7 +95,7 @@ def import_checkpoint(
     count = reader.num_units if isinstance(reader, UnitTokenizer) else reader.codebook_size
     text_size, markers = vocabulary_of(found.vocabulary_size, count)
     folder = checkpoint.resolve(hub.locate(units))
-    tokenizer = read_text_tokenizer(source)
+    tokenizer = read_without_additions(source)
     check_added_tokens(source, SpeechGptVocabulary(text_size, count, markers=markers))
     parts = {"units": folder} | ({"vocoder": checkpoint.resolve(hub.locate(vocoder))} if vocoder else {})
     _check_vocoder(parts, checkpoint.identity(folder))
@@ -218,3 +211,36 @@ def export_checkpoint(folder: Path, output: Path, layout: str = "huggingface") -
     network = model.network if config.lora is None else merge_lora(model.network)
     save_plain(network, grown_tokenizer(tokenizer, model.vocabulary.text_size, model.vocabulary.tokens), output)
     return ["holds_trained"]
+
+
+def _row(stage: str, what: str, files: Mapping[str, int], needs: Mapping[str, str]) -> Published:
+    repository = f"fnlp/SpeechGPT-7B-{stage}"
+    return Published(
+        name=f"speechgpt-7b-{stage}",
+        system="speechgpt",
+        what=what,
+        licence="not stated, code Apache-2.0, LLaMA's",
+        origin=f"the authors', as {repository} has it",
+        convert=import_checkpoint,
+        hub=(hub_source(repository, "main", files),),
+        needs=needs,
+    )
+
+
+_FOLDER = {
+    "config.json": 507,
+    "pytorch_model.bin": 27_000_000_000,
+    "tokenizer.model": 500_000,
+    "added_tokens.json": 18_000,
+}
+_SPEECH = {"units": "mhubert-km1000", "vocoder": "mhubert-vocoder-lj"}
+PUBLISHED = (
+    _row("ma", "goes on with speech as units: the first stage, 7 B parameters", _FOLDER, _SPEECH),
+    _row("cm", "transcribes and speaks on request: the second stage, 7 B parameters", _FOLDER, _SPEECH),
+    _row(
+        "com",
+        "answers spoken questions by way of text: the third stage, an adapter",
+        {"adapter_config.json": 406, "adapter_model.bin": 16_800_000},
+        {"base": "speechgpt-7b-cm"},
+    ),
+)

@@ -10,11 +10,11 @@ from torch import Tensor
 from voder.errors import InputError
 from voder.fixtures import Case, Runner, json_difference
 from voder.nn.causal_lm import CausalLmConfig, LoraSizes, build_causal_lm, merge_lora, set_lora_factor, with_lora
-from voder.systems.speechgpt.convert import adapter_state, read_text_tokenizer
+from voder.systems.speechgpt.convert import adapter_state
 from voder.systems.speechgpt.prompt import PREFIX, lay, published_pieces, read_turn
 from voder.systems.speechgpt.stages import STAGES
 from voder.systems.speechgpt.vocabulary import SpeechGptVocabulary
-from voder.text.subwords import encode
+from voder.text.subwords import encode, read_without_additions
 from voder.train.lm_rows import IGNORED, Row, blocks
 
 _BEGIN, _END, _PAD = 1, 2, 0
@@ -30,7 +30,7 @@ class _Formats:
         name = str(case.meta["tokenizer"]).split(" ")[0]
         folder = next((up / name for up in case.path.parents if (up / name).is_dir()), Path(name))
         said = case.meta["vocab"]
-        self.tokenizer = read_text_tokenizer(folder)
+        self.tokenizer = read_without_additions(folder)
         self.vocabulary = SpeechGptVocabulary(said["base"], said["size_ma"] - said["base"] - 2)
 
     def ids(self, text: str) -> list[int]:

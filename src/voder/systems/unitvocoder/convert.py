@@ -29,22 +29,11 @@ from voder.interop import (
     read_sections,
     read_settings,
 )
-from voder.published import Elsewhere, licence_of
+from voder.published import ByHand, HubFile, HubSource, Published, of_file
 from voder.systems.unitvocoder.config import DurationConfig, HifiGanConfig, VocoderConfig
 from voder.systems.unitvocoder.model import UnitVocoder
 
 Layout = Literal["fairseq", "seamless", "speecht5"]
-
-
-ELSEWHERE = (
-    Elsewhere(
-        "mhubert-lj",
-        "code_hifigan/mhubert_vp_en_es_fr_it3_400k_layer11_km1000_lj/g_00500000",
-        55,
-        "MIT",
-    ),
-    Elsewhere("speecht5-hifigan", "microsoft/speecht5_hifigan", 51, "MIT"),
-)
 
 
 def _generator(prefix: str, up: str) -> tuple[Rule, ...]:
@@ -196,7 +185,7 @@ def import_checkpoint(source: Path, output: Path, *, settings: Path | None = Non
     model = UnitVocoder(config)
     table: RenameTable = TABLES[layout]  # type: ignore[index]
     coverage = load_foreign(model, state, table, str(source))
-    provenance = {"imported": {"from": source.name, "licence": licence_of(source, ELSEWHERE)}}
+    provenance = {"imported": {"from": source.name, "licence": "as its source states"}}
     checkpoint.save(output, system="unitvocoder", config=config, state=model.state_dict(), provenance=provenance)
     return coverage
 
@@ -233,3 +222,43 @@ def _read_generator(file: Path) -> dict[str, Tensor]:
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise CheckpointError(f"{file} must hold a table of weights called 'generator'")
     return {str(name): value.float() for name, value in state.items()}
+
+
+_PLACE = "fairseq/speech_to_speech/vocoder/code_hifigan/mhubert_vp_en_es_fr_it3_400k_layer11_km1000_lj"
+PUBLISHED = (
+    Published(
+        name="mhubert-vocoder-lj",
+        system="unitvocoder",
+        what="units of mhubert-km1000 to speech in one voice, with durations",
+        licence="MIT (fairseq) or CC-BY-NC-4.0 (Hub)",
+        origin="Meta's unit vocoder of LJSpeech, which SpeechGPT speaks with",
+        convert=of_file("g_00500000", import_checkpoint),
+        by_hand=ByHand(
+            place=f"https://dl.fbaipublicfiles.com/{_PLACE}/",
+            files=("g_00500000", "config.json"),
+            num_bytes=54_000_000,
+        ),
+    ),
+    Published(
+        name="speecht5-hifigan",
+        system="unitvocoder",
+        what="log-mels to speech",
+        licence="MIT",
+        origin="Microsoft's vocoder of SpeechT5",
+        convert=import_checkpoint,
+        hub=(
+            HubSource(
+                repository="microsoft/speecht5_hifigan",
+                revision="bb6f429406e86a9992357a972c0698b22043307d",
+                files=(
+                    HubFile("config.json", 636),
+                    HubFile(
+                        "pytorch_model.bin",
+                        50_672_453,
+                        "b171e9bcd8a2b50dc9780040478dfa26783a9ee4be012cf5776914f091d6887b",
+                    ),
+                ),
+            ),
+        ),
+    ),
+)

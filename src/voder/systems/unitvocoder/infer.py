@@ -39,7 +39,8 @@ def load_pair(
     """
     vocoder: Generator = hub.load_role(model, "Generator", device=device)
     found = checkpoint.read(hub.locate(model))
-    place = hub.locate(tokenizer) if tokenizer is not None else found.parts.get("tokenizer")
+    kept = found.parts.get("tokenizer") or found.parts.get("codec")
+    place = kept if tokenizer is None else hub.locate(tokenizer)
     if place is None:
         raise CheckpointError(f"{model} keeps no tokenizer; name the checkpoint of the one it was trained with")
     reader = hub.load(place, device=device)
