@@ -4,7 +4,7 @@ A setting names it (`task.lm=smollm2-135m-instruct`). The system takes its sizes
 and its checkpoints hold them by hard link (`Task.parts`, `Task.borrowed`), so that what is trained is small on disk.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,13 +64,29 @@ class BaseLm:
     tokenizer_name: str
     """`bytes`, or the tokenizer's fingerprint."""
 
-    def load_into(self, network: nn.Module, names: Mapping[str, str]) -> None:
-        """Fill a network; `names` gives for each weight of the base that of the network (`borrowed_names`)."""
-        state = checkpoint.load_state(self.folder)
-        own = network.state_dict()
-        checkpoint.load_into(
-            network, own | {ours: state[_THEIRS + theirs] for ours, theirs in names.items()}, self.folder
-        )
+
+class LentLm:
+    """The frozen language model of a system in training: it fills the system's network, and its checkpoints borrow it.
+
+    Without a name there is none: the network stays as it is, reads bytes, and is saved whole.
+    """
+
+    def __init__(self, name: str, model: nn.Module, names: Mapping[str, str]) -> None:
+        """`names` gives for each frozen weight of `model` that of the base (`borrowed_names`).
+
+        Raises:
+            CheckpointError: as `find_base_lm`; or the weights are of other sizes.
+        """
+        base = find_base_lm(name) if name else None
+        self.tokenizer = byte_tokenizer() if base is None else base.tokenizer
+        self.parts = {} if base is None else {PART: base.folder}
+        """What `Task.parts` returns."""
+        self.borrowed = {} if base is None else borrowed(names)
+        """What `Task.borrowed` returns."""
+        if base is not None:
+            state = checkpoint.load_state(base.folder)
+            lent = {ours: state[_THEIRS + theirs] for ours, theirs in names.items()}
+            checkpoint.load_into(model, model.state_dict() | lent, base.folder)
 
 
 def find_base_lm(name: str) -> BaseLm:
@@ -94,6 +110,31 @@ def find_base_lm(name: str) -> BaseLm:
         tokenizer=tokenizer_of(called, found.parts, found.folder),
         tokenizer_name=called,
     )
+
+
+def fitted_lm(
+    name: str, own: CausalLmConfig, trained_on: str | None, fit: Callable[[CausalLmConfig], CausalLmConfig]
+) -> tuple[CausalLmConfig, str]:
+    """Sizes and tokenizer of the language model that `task.lm` names, or `own` sizes and bytes where it names none.
+
+    Args:
+        name: the setting.
+        own: the system's sizes so far.
+        trained_on: the tokenizer of the checkpoint that is started from, if one is.
+        fit: what the system changes about the language model's own sizes.
+
+    Raises:
+        FittedPartMismatch: the checkpoint that is started from was trained on another language model.
+    """
+    found = find_base_lm(name) if name else None
+    tokenizer = BYTES if found is None else found.tokenizer_name
+    sizes = own if found is None else fit(found.config)
+    if trained_on is not None and (trained_on, own) != (tokenizer, sizes):
+        raise FittedPartMismatch(
+            f"the checkpoint to start from has a language model with the tokenizer {trained_on}, and task.lm={name!r} "
+            f"one with {tokenizer}; set task.lm to the same language model"
+        )
+    return sizes, tokenizer
 
 
 def tokenizer_of(name: str, parts: Mapping[str, Path], where: Path, part: str = TOKENIZER) -> Any:

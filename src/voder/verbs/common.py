@@ -78,8 +78,9 @@ def write_speech(output: Path, clip: Any, *, truncated: bool, stop_reason: str) 
 
 
 def cut_short(what: str, stop_reason: str) -> int:
-    """Say that a result is partial; the exit code."""
-    note(f"{what} is cut short: the longest length was reached before the end ({stop_reason})")
+    """Say that a result is partial, and why (`limit`, or in words); the exit code."""
+    reason = "the longest length was reached before the end" if stop_reason == "limit" else stop_reason
+    note(f"{what} is cut short: {reason}")
     return exits.PARTIAL
 
 

@@ -147,9 +147,7 @@ def export_checkpoint(folder: Path, output: Path, layout: str = "official") -> N
     Raises:
         CheckpointError: not a checkpoint of this system.
     """
-    found = checkpoint.read(folder)
-    if found.system != "beats":
-        raise CheckpointError(f"{folder} is a {found.system}; a beats is wanted here")
+    found = checkpoint.read_of(folder, "beats")
     config = from_dict(BeatsConfig, found.config, where=str(folder))
     state = export_official(checkpoint.load_state(folder), config.num_layers)
     content: dict[str, Any] = {"cfg": to_official_config(config), "model": state}

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from voder.hub import Preset
-from voder.train.loop import LoopConfig
+from voder.train.loop import LoopConfig, few_steps
 from voder.train.optim import OptimizerConfig, ScheduleConfig
 
 
@@ -86,16 +86,8 @@ def tiny() -> Preset:
         embedding_width=8,
         loudness_dbfs=-20.0,
     )
-    loop = LoopConfig(
-        steps=4,
-        optimizer=OptimizerConfig(learning_rate=1e-2),
-        schedule=ScheduleConfig(warmup_steps=1),
-        evaluate_every=2,
-        save_every=2,
-        log_every=1,
-    )
     task = Ge2eTaskConfig(speakers=2, utterances=3, evaluate_items=6)
-    return Preset(model=model, task=task, loop=loop)
+    return Preset(model=model, task=task, loop=few_steps(1e-2))
 
 
 def small() -> Preset:

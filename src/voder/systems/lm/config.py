@@ -8,7 +8,7 @@ from voder.hub import Preset
 from voder.nn.causal_lm import CausalLmConfig, LoraSizes
 from voder.text.subwords import BYTES, NUM_BYTE_IDS
 from voder.train.base_lm import SMOLLM2_135M, TINY
-from voder.train.loop import LoopConfig
+from voder.train.loop import LoopConfig, few_steps
 from voder.train.optim import OptimizerConfig, ScheduleConfig
 
 
@@ -56,16 +56,8 @@ class LmTaskConfig:
 
 def tiny() -> Preset:
     """For tests: reads bytes, builds and trains a step in a moment."""
-    loop = LoopConfig(
-        steps=4,
-        optimizer=OptimizerConfig(learning_rate=1e-2),
-        schedule=ScheduleConfig(warmup_steps=1),
-        evaluate_every=2,
-        save_every=2,
-        log_every=1,
-    )
     task = LmTaskConfig(batch_ids=256, batch_items=2, max_ids=64, evaluate_items=4)
-    return Preset(model=LmConfig(network=TINY), task=task, loop=loop)
+    return Preset(model=LmConfig(network=TINY), task=task, loop=few_steps(1e-2))
 
 
 def small() -> Preset:

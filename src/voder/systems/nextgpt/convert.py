@@ -18,10 +18,20 @@ from voder import checkpoint
 from voder.config import from_dict
 from voder.errors import CheckpointError
 from voder.files import atomic_path
-from voder.interop import Coverage, Marks, RenameTable, Rule, export, load_foreign, read_sections, read_state, rename
+from voder.interop import (
+    Coverage,
+    Marks,
+    RenameTable,
+    Rule,
+    export,
+    load_foreign,
+    read_sections,
+    read_state,
+    rename_all,
+)
 from voder.nn.causal_lm import build_causal_lm, merge_lora, save_plain
 from voder.published import Published
-from voder.systems.nextgpt.config import AudioTrunkConfig, ImageBindConfig, NextGptConfig, VisionTrunkConfig
+from voder.systems.nextgpt.config import AudioTrunkConfig, ImageBindConfig, NextGptConfig, VisionTrunkConfig, unpadded
 from voder.systems.nextgpt.imagebind import ImageBind
 from voder.systems.nextgpt.model import NextGpt
 from voder.systems.nextgpt.projectors import OutputProjector
@@ -176,19 +186,24 @@ OFFICIAL = RenameTable(
 """The legacy line's names once `with_prefix` has put its tables where they belong and cut them."""
 
 
+def _full(name: str) -> str:
+    """A name with peft's prefix, without which the authors save the trained tables."""
+    if name.startswith("llama_model.") and not name.startswith("llama_model.base_model."):
+        return _LM + name.removeprefix("llama_model.")
+    return name
+
+
 def with_prefix(state: Mapping[str, Tensor], base: int) -> dict[str, Tensor]:
-    """Put trained tables under peft's prefix, without which the authors save them, and cut off the rows from `base` on.
+    """Put trained tables under peft's prefix, and cut off the rows from `base` on.
 
     Raises:
         CheckpointError: a table under both names.
     """
     made: dict[str, Tensor] = {}
     for name, value in state.items():
-        full = name
-        if name.startswith("llama_model.") and not name.startswith("llama_model.base_model."):
-            full = _LM + name.removeprefix("llama_model.")
-            if full in state:
-                raise CheckpointError(f"{name} and {full} are the same table: one of them must go")
+        full = _full(name)
+        if full != name and full in state:
+            raise CheckpointError(f"{name} and {full} are the same table: one of them must go")
         if full in (f"{table}weight" for table in _TABLES):
             table = full.removesuffix("weight")
             made |= {f"{table}base.weight": value[:base], f"{table}rows": value[base:]}
@@ -204,9 +219,7 @@ def load_official(model: NextGpt, state: Mapping[str, Tensor], where: str) -> Co
         CheckpointError: something is missing, left over or of another shape; every name is given.
     """
     own = {name: value for name, value in model.state_dict().items() if not name.startswith("encoder.")}
-    coverage = rename(with_prefix(state, model.config.lm.vocabulary_size), own, OFFICIAL)
-    if not coverage.is_complete:
-        raise CheckpointError(f"the weights in {where} do not fit this model: {coverage.summary()}")
+    coverage = rename_all(with_prefix(state, model.config.lm.vocabulary_size), own, OFFICIAL, where)
     model.load_state_dict(model.state_dict() | coverage.state)
     return coverage
 
@@ -222,12 +235,7 @@ def over(base: Mapping[str, Tensor], changes: Mapping[str, Tensor]) -> dict[str,
     Raises:
         CheckpointError: the file's tables have fewer rows than the base's.
     """
-    named = {
-        _LM + name.removeprefix("llama_model.")
-        if name.startswith("llama_model.") and not name.startswith("llama_model.base_model.")
-        else name: value
-        for name, value in changes.items()
-    }
+    named = {_full(name): value for name, value in changes.items()}
     for table in (f"{prefix}weight" for prefix in _TABLES):
         if table in named and len(named[table]) < len(base[table]):
             raise CheckpointError(
@@ -251,7 +259,7 @@ def convert_state(config: NextGptConfig, state: Mapping[str, Tensor], where: str
     """
     with torch.device("meta"):
         model = NextGpt(config)
-    rows = config.lm.vocabulary_size + model.vocabulary.size - config.lm.vocabulary_size
+    rows = model.vocabulary.size
     for table in (f"{prefix}weight" for prefix in _TABLES):
         for name in (table, table.replace("base_model.model.", "")):
             if name in state and len(state[name]) != rows:
@@ -261,10 +269,7 @@ def convert_state(config: NextGptConfig, state: Mapping[str, Tensor], where: str
                 )
     frozen = set(frozen_names(model))
     own = {n: v for n, v in model.state_dict().items() if not n.startswith("encoder.") and n not in frozen}
-    coverage = rename(with_prefix(state, config.lm.vocabulary_size), own, OFFICIAL)
-    if not coverage.is_complete:
-        raise CheckpointError(f"the weights in {where} do not fit this model: {coverage.summary()}")
-    return coverage
+    return rename_all(with_prefix(state, config.lm.vocabulary_size), own, OFFICIAL, where)
 
 
 def frozen_names(model: NextGpt) -> dict[str, str]:
@@ -280,10 +285,7 @@ def convert_imagebind(config: ImageBindConfig, state: Mapping[str, Tensor], wher
     """
     with torch.device("meta"):
         own = ImageBind(config).state_dict()
-    coverage = rename(state, own, IMAGEBIND)
-    if not coverage.is_complete:
-        raise CheckpointError(f"the weights in {where} do not fit this ImageBind: {coverage.summary()}")
-    return coverage
+    return rename_all(state, own, IMAGEBIND, where, "ImageBind")
 
 
 def import_checkpoint(source: Path, output: Path, lm: Path | None = None, imagebind: Path | None = None) -> Coverage:
@@ -303,7 +305,7 @@ def import_checkpoint(source: Path, output: Path, lm: Path | None = None, imageb
             "the file holds only what was trained: give lm=FOLDER (Vicuna-7B-v0, converted) and imagebind=FILE"
         )
     base = find_base_lm(str(lm))
-    config = NextGptConfig(lm=replace(base.config, pad_id=None), tokenizer=base.tokenizer_name)
+    config = NextGptConfig(lm=unpadded(base.config), tokenizer=base.tokenizer_name)
     state = read_sections(source)
     coverage = convert_state(config, {k: v for k, v in state.items() if isinstance(v, Tensor)}, str(source))
     heard = convert_imagebind(config.encoder, read_state(imagebind), str(imagebind))
@@ -339,9 +341,7 @@ def export_checkpoint(folder: Path, output: Path, layout: str) -> list[str]:
     Raises:
         CheckpointError: not a checkpoint of this system, or not of the line that has the layout.
     """
-    found = checkpoint.read(folder)
-    if found.system != "nextgpt":
-        raise CheckpointError(f"{folder} is a {found.system}; a nextgpt is wanted here")
+    found = checkpoint.read_of(folder, "nextgpt")
     config = from_dict(NextGptConfig, found.config, where=str(folder))
     model = NextGpt(config)
     checkpoint.load_into(model, checkpoint.load_state(folder), folder)

@@ -9,7 +9,7 @@ from voder.errors import ConfigError
 from voder.hub import Preset
 from voder.nn.causal_lm import CausalLmConfig, LoraSizes
 from voder.train.base_lm import SMOLLM2_135M, TINY
-from voder.train.loop import LoopConfig
+from voder.train.loop import LoopConfig, few_steps
 from voder.train.optim import OptimizerConfig, ScheduleConfig
 
 SAMPLE_RATE_HZ = 16_000
@@ -142,15 +142,7 @@ def tiny() -> Preset:
     task = SalmonnTaskConfig(
         speech="fresh:whisper/tiny", lm="fresh:lm/tiny", batch_size=2, max_text_ids=32, evaluate_items=2
     )
-    loop = LoopConfig(
-        steps=4,
-        optimizer=OptimizerConfig(learning_rate=1e-2),
-        schedule=ScheduleConfig(warmup_steps=1),
-        evaluate_every=2,
-        save_every=2,
-        log_every=1,
-    )
-    return Preset(model=model, task=task, loop=loop)
+    return Preset(model=model, task=task, loop=few_steps(1e-2))
 
 
 def small() -> Preset:
@@ -174,7 +166,7 @@ def small() -> Preset:
         hears="clip",
     )
     task = SalmonnTaskConfig(
-        stage="pretraining", speech="whisper-base", lm="smollm2-135m-instruct", batch_size=6, max_text_ids=128
+        stage="pretraining", speech="whisper-base", lm="smollm2-135m-instruct", batch_size=4, max_text_ids=128
     )
     loop = LoopConfig(
         steps=2000,
