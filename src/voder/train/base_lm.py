@@ -16,11 +16,23 @@ from voder.config import from_dict
 from voder.errors import CheckpointError, FittedPartMismatch
 from voder.nn.causal_lm import CausalLmConfig
 from voder.text.subwords import BYTES as BYTES
-from voder.text.subwords import byte_tokenizer, fingerprint, read_tokenizer
+from voder.text.subwords import NUM_BYTE_IDS, byte_tokenizer, fingerprint, read_tokenizer
 
 PART, TOKENIZER = "lm", "tokenizer"
 """What the language model, and a tokenizer alone, are called among the parts of a checkpoint."""
 _THEIRS = "network."
+TINY = CausalLmConfig(
+    vocabulary_size=NUM_BYTE_IDS,
+    width=16,
+    ffn_width=32,
+    num_layers=2,
+    num_heads=2,
+    num_kv_heads=1,
+    max_positions=512,
+    tie_embeddings=True,
+    pad_id=0,
+)
+"""Sizes of `lm/tiny`, which reads bytes, for tests."""
 SMOLLM2_135M = CausalLmConfig(
     vocabulary_size=49_152,
     width=576,

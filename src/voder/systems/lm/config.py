@@ -7,7 +7,7 @@ from voder.errors import ConfigError
 from voder.hub import Preset
 from voder.nn.causal_lm import CausalLmConfig, LoraSizes
 from voder.text.subwords import BYTES, NUM_BYTE_IDS
-from voder.train.base_lm import SMOLLM2_135M
+from voder.train.base_lm import SMOLLM2_135M, TINY
 from voder.train.loop import LoopConfig, few_steps
 from voder.train.optim import OptimizerConfig, ScheduleConfig
 
@@ -56,19 +56,8 @@ class LmTaskConfig:
 
 def tiny() -> Preset:
     """For tests: reads bytes, builds and trains a step in a moment."""
-    network = CausalLmConfig(
-        vocabulary_size=NUM_BYTE_IDS,
-        width=16,
-        ffn_width=32,
-        num_layers=2,
-        num_heads=2,
-        num_kv_heads=1,
-        max_positions=512,
-        tie_embeddings=True,
-        pad_id=0,
-    )
     task = LmTaskConfig(batch_ids=256, batch_items=2, max_ids=64, evaluate_items=4)
-    return Preset(model=LmConfig(network=network), task=task, loop=few_steps(1e-2))
+    return Preset(model=LmConfig(network=TINY), task=task, loop=few_steps(1e-2))
 
 
 def small() -> Preset:

@@ -8,8 +8,7 @@ from typing import Literal
 from voder.errors import ConfigError
 from voder.hub import Preset
 from voder.nn.causal_lm import CausalLmConfig, LoraSizes
-from voder.text.subwords import NUM_BYTE_IDS
-from voder.train.base_lm import SMOLLM2_135M
+from voder.train.base_lm import SMOLLM2_135M, TINY
 from voder.train.loop import LoopConfig, few_steps
 from voder.train.optim import OptimizerConfig, ScheduleConfig
 
@@ -136,17 +135,7 @@ def tiny() -> Preset:
     bridge = BridgeConfig(speech_width=16, audio_width=0, width=16, num_heads=2, ffn_width=32, window_frames=10)
     model = SalmonnConfig(
         bridge=BridgeConfig(**{**vars(bridge), "stride_frames": 10}),
-        lm=CausalLmConfig(
-            vocabulary_size=NUM_BYTE_IDS,
-            width=16,
-            ffn_width=32,
-            num_layers=2,
-            num_heads=2,
-            num_kv_heads=1,
-            max_positions=512,
-            tie_embeddings=True,
-            pad_id=0,
-        ),
+        lm=TINY,
         hears="clip",
         max_answer_ids=12,
     )
