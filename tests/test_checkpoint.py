@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from voder import checkpoint, hub
-from voder.errors import CheckpointError, ResourceError
+from voder.errors import CheckpointError, FittedPartMismatch, ResourceError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +53,20 @@ def test_what_was_saved_is_read(tmp_path: Path) -> None:
     assert checkpoint.read_of(folder, "toy") == found
     with pytest.raises(CheckpointError, match="is a checkpoint of toy; one of pengi is wanted here"):
         checkpoint.read_of(folder, "pengi")
+
+
+def test_another_systems_checkpoint_and_another_part_are_refused_by_name(tmp_path: Path) -> None:
+    part = write(tmp_path / "codec", 2.0)
+    folder = write(tmp_path / "voice", parts={"codec": part})
+    assert checkpoint.read_of(folder, "toy").folder == folder
+    with pytest.raises(CheckpointError, match="a checkpoint of toy; one of voice is wanted"):
+        checkpoint.read_of(folder, "voice")
+    found = checkpoint.read(folder)
+    assert checkpoint.fitted_part(found, "codec", checkpoint.identity(part)) == found.parts["codec"]
+    with pytest.raises(FittedPartMismatch, match=r"parts/codec is [0-9a-f]{16}, but the toy beside it .* of another"):
+        checkpoint.fitted_part(found, "codec", "another")
+    with pytest.raises(CheckpointError, match="holds no parts/units, which toy needs"):
+        checkpoint.fitted_part(found, "units", "another")
 
 
 def test_strided_and_tied_weights_come_back(tmp_path: Path) -> None:

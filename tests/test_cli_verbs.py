@@ -3,10 +3,11 @@
 import io
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -85,10 +86,15 @@ class Parrot(Chatter):
     """Says how many turns there were, in text and sound."""
 
     takes, gives = ("text", "audio"), ("text", "audio")
+    options: Mapping[str, tuple[str, ...]] = MappingProxyType({"task": ("answer", "speak")})
+    asked: ClassVar[list[Any]] = []
 
     def reply(self, turns: Sequence[Turn], *, want: str | None = None, seed: int = 0, **sampling: Any) -> Turn:
+        Parrot.asked.append((turns[-1].text, want, seed, sampling))
         if "bad" in turns[-1].text:
             raise InputError("that word is not liked")
+        if "silence" in turns[-1].text:
+            return Turn(role="assistant", parts=(), missing=("a voice",))
         clip = next((p for p in turns[-1].parts if isinstance(p, AudioClip)), None)
         parts: tuple[Any, ...] = (f"turn {len(turns)}",)
         return Turn(
@@ -147,14 +153,49 @@ def test_a_question_is_answered_on_stdout(run: Run) -> None:
 
 
 def test_a_conversation_survives_a_bad_turn(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    typed = "hello\nbad\n/audio gone.wav\n/image x.png\n/audio in.wav\nlisten\n/new\nagain\n\n/quit\nnever\n"
+    typed = "hello\nbad\nsilence\n/audio gone.wav\n/image x.png\n/audio in.wav\nlisten\n/new\nagain\n\n/quit\nnever\n"
     monkeypatch.setattr("sys.stdin", io.StringIO(typed))
     status, out, err = run("chat", "--model", "m", "-o", "said", "--want", "audio")
     assert status == 0
-    assert out.splitlines() == ["turn 1", "turn 3", "said/turn-002-2.wav", "turn 1"]
-    assert is_marked_synthetic("said/turn-002-2.wav")
+    assert out.splitlines() == ["turn 1", "turn 3", "said/turn-003-2.wav", "turn 1"]
+    assert is_marked_synthetic("said/turn-003-2.wav")
+    assert "left out: a voice\nvoder: nothing was said; that turn is forgotten" in err
     for part in ("not liked; that turn is forgotten", "gone.wav", "no image", "a new conversation", "diffusers"):
         assert part in err
+
+
+def test_options_of_a_conversation_reach_the_model_or_are_refused_at_once(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Parrot.asked.clear()
+    monkeypatch.setattr("sys.stdin", io.StringIO("a\n/want music\nb\n/want\nc\n/wnat\n/tmp/x is a path\n"))
+    options = ("--max-new", "7", "--beam", "3", "--task", "speak", "--seed", "4", "--want", "audio")
+    status, _, err = run("chat", "--model", "m", *options)
+    given = {"max_new": 7, "num_beams": 3, "task": "speak"}
+    wanted = [("a", "audio"), ("b", "music"), ("c", None), ("/tmp/x is a path", None)]
+    assert status == 0
+    assert Parrot.asked == [(text, want, 4, given) for text, want in wanted]
+    assert "there is no command /wnat" in err
+    assert "/want" in err
+    status, _, err = run("chat", "--model", "m", "--hear", "music")
+    assert status == 2
+    assert "knows no --hear; it has --task" in err
+
+
+def test_files_of_a_conversation_before_this_one_stay(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+    for _ in range(2):
+        monkeypatch.setattr("sys.stdin", io.StringIO("/audio in.wav\nx\n/new\n/audio in.wav\nx\n"))
+        made += [line for line in run("chat", "--model", "m")[1].splitlines() if line.endswith("wav")]
+    assert made == [f"chat/turn-{number:03d}-2.wav" for number in (1, 2, 3, 4)]
+
+
+def test_bytes_that_are_no_text_do_not_end_a_conversation(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    typed = io.TextIOWrapper(io.BytesIO(b"\xff\xfe\n/audio\nhello\n"), encoding="utf-8")
+    monkeypatch.setattr("sys.stdin", typed)
+    status, out, err = run("chat", "--model", "m")
+    assert (status, out.splitlines()) == (0, ["turn 1", "turn 3"])
+    assert "/audio needs a file" in err
 
 
 def test_a_stage_is_planned_without_building_weights(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,17 @@ from safetensors.torch import save_file
 from torch import nn
 
 from voder.errors import CheckpointError
-from voder.interop import WEIGHT_NORM, RenameTable, Rule, export, load_foreign, read_state, rename
+from voder.interop import (
+    WEIGHT_NORM,
+    RenameTable,
+    Rule,
+    export,
+    load_foreign,
+    read_state,
+    rename,
+    rules,
+    write_state,
+)
 
 TABLE = RenameTable(
     Rule("net.{i}.special.{w}", "first.{i}.{w}"),
@@ -105,3 +115,19 @@ def test_damaged_and_dangerous_files_are_refused(tmp_path, capsys):
         with pytest.raises(CheckpointError, match=name.partition(".")[0]):
             read_state(tmp_path / name)
     assert capsys.readouterr().out == ""
+
+
+def test_pairs_of_layers_behind_prefixes_are_rules_of_weights_and_biases():
+    table = RenameTable(*rules("net.{i}.", "blocks.{i}.", {"fc1": "inward", "fc2": "outward"}))
+    assert table.to_ours("net.3.fc1.weight") == "blocks.3.inward.weight"
+    assert table.to_foreign("blocks.0.outward.bias") == "net.0.fc2.bias"
+    assert table.to_ours("net.3.fc3.weight") is None
+
+
+@pytest.mark.parametrize("name", ["a.pt", "a.safetensors"])
+def test_a_state_that_was_written_is_read(tmp_path, name):
+    state = {"strided": torch.arange(6.0).view(2, 3).T, "count": torch.tensor(7)}
+    write_state(tmp_path / name, state)
+    back = read_state(tmp_path / name)
+    assert all(torch.equal(back[key], state[key]) for key in state)
+    assert [file.name for file in tmp_path.iterdir()] == [name]

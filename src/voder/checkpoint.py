@@ -180,15 +180,33 @@ def read(path: Path) -> Checkpoint:
 
 
 def read_of(path: Path, system: str) -> Checkpoint:
-    """`read`, where only a checkpoint of one system will do.
+    """As `read`, of a checkpoint that must be of one system.
 
     Raises:
-        CheckpointError: as `read`; or it is another system's.
+        CheckpointError: it is another system's.
     """
     found = read(path)
     if found.system != system:
         raise CheckpointError(f"{path} is a checkpoint of {found.system}; one of {system} is wanted here")
     return found
+
+
+def fitted_part(found: Checkpoint, name: str, wanted: str | None) -> Path:
+    """The folder of a part, which must be the very one that the model beside it was fitted on (its `identity`).
+
+    Raises:
+        CheckpointError: it is missing.
+        FittedPartMismatch: it is another one.
+    """
+    folder = found.parts.get(name)
+    if folder is None:
+        raise CheckpointError(f"{found.folder} holds no parts/{name}, which {found.system} needs; copy it whole")
+    held = identity(folder)
+    if held != wanted:
+        raise FittedPartMismatch(
+            f"{folder} is {name} {held}, but the {found.system} beside it was trained on tokens of {wanted}"
+        )
+    return folder
 
 
 def load_state(path: Path) -> dict[str, Tensor]:
@@ -285,21 +303,3 @@ def _borrowed_files(folder: Path, borrowed: Mapping[str, str]) -> list[Path]:
     """The weight files of the parts that are borrowed from, in order."""
     parts = sorted({Path(place.partition("/")[0]).name for place in borrowed.values()})
     return [file for part in parts for file in sorted((folder / "parts" / part).glob("*.safetensors"))]
-
-
-def fitted_part(found: Checkpoint, name: str, wanted: str) -> Path:
-    """The part of a checkpoint that it was fitted on, `wanted` by its identity.
-
-    Raises:
-        CheckpointError: the part is not there.
-        FittedPartMismatch: another one is.
-    """
-    folder = found.parts.get(name)
-    if folder is None:
-        raise CheckpointError(f"{found.folder} holds no parts/{name}, which it was fitted on; copy it whole")
-    held = identity(folder)
-    if held != wanted:
-        raise FittedPartMismatch(
-            f"{folder} is {name} {held}, but the model beside it was trained on tokens of {wanted}"
-        )
-    return folder

@@ -178,6 +178,8 @@ def load(name: str | Path, *, device: str | torch.device = "cpu") -> Any:
 def locate(name: str | Path) -> Path:
     """Return the folder that a name means: a path that exists, a bundled checkpoint, or a fetched one.
 
+    What was fetched goes by its own name and by its repository's on the Hub (`facebook/hubert-base-ls960`).
+
     Raises:
         CheckpointError: nothing there; says how to fetch it if it can be had.
     """
@@ -187,19 +189,27 @@ def locate(name: str | Path) -> Path:
     bundled = BUNDLED / INSIDE.get(str(name), str(name))
     if bundled.is_dir():
         return bundled
-    fetched = fetched_folder(str(name))
-    if path.name == str(name) and is_checkpoint(fetched):
+    called = _own_name(str(name))
+    fetched = fetched_folder(called)
+    if Path(called).name == called and is_checkpoint(fetched):
         return fetched
     rows = published()
-    if str(name) in rows:
-        row = rows[str(name)]
+    if called in rows:
+        row = rows[called]
         does = "says what to download by hand" if row.by_hand else "brings it"
-        raise CheckpointError(f"{name} is not on this machine yet: `voder fetch {name}` {does} ({terms(row)})")
+        raise CheckpointError(f"{name} is not on this machine yet: `voder fetch {called}` {does} ({terms(row)})")
     known = bundled_names()
     listed = f"; bundled are {', '.join(known)}" if known else ""
     raise CheckpointError(
         f"{name} is neither a folder nor the name of a bundled checkpoint{listed}; to fetch are {', '.join(rows)}"
     )
+
+
+def _own_name(name: str) -> str:
+    """The name in our table of what is called by its repository on the Hub; other names stay what they are."""
+    if name.count("/") != 1:  # the table takes a moment to read
+        return name
+    return next((row.name for row in published().values() if row.hub and row.hub[0].repository == name), name)
 
 
 def cache_folder() -> Path:
@@ -282,9 +292,19 @@ def load_any(name: str | Path, roles: Sequence[str], *, device: str | torch.devi
     Raises:
         CheckpointError: it is something else; says what.
     """
+    read_any(name, roles)
+    return load(name, device=device)
+
+
+def read_any(name: str | Path, roles: Sequence[str]) -> checkpoint.Checkpoint:
+    """Find a checkpoint that must have one of several roles, without its weights.
+
+    Raises:
+        CheckpointError: it is something else; says what.
+    """
     found = checkpoint.read(locate(name))
     has = find(found.system).roles
     if not set(roles) & set(has):
         wanted = " or ".join(roles)
         raise CheckpointError(f"{name} is a {found.system} ({', '.join(has)}); a {wanted} is wanted here")
-    return load(name, device=device)
+    return found

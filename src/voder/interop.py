@@ -24,10 +24,11 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from voder.errors import CheckpointError
+from voder.files import atomic_path
 
 _PLACEHOLDER = re.compile(r"\{(\w+)(\.\.\.)?\}")
 _PATHS: list[Any] = [
@@ -48,6 +49,11 @@ class Rule:
     def __post_init__(self) -> None:
         if sorted(_PLACEHOLDER.findall(self.foreign)) != sorted(_PLACEHOLDER.findall(self.ours)):
             raise ValueError(f"{self.foreign!r} and {self.ours!r} differ in placeholders")
+
+
+def rules(theirs: str, ours: str, names: Mapping[str, str]) -> tuple[Rule, ...]:
+    """A rule for each pair of layers behind two prefixes, for whatever they hold (`weight`, `bias`)."""
+    return tuple(Rule(f"{theirs}{old}.{{w}}", f"{ours}{new}.{{w}}") for old, new in names.items())
 
 
 WEIGHT_NORM = (
@@ -280,6 +286,15 @@ def read_settings(file: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise CheckpointError(f"{file} must hold a table, not {type(content).__name__}")
     return content
+
+
+def write_state(file: Path, state: Mapping[str, Any]) -> None:
+    """Write a table of tensors whole or not at all: as safetensors if the file is called so, else as a torch file."""
+    with atomic_path(file) as temporary:
+        if file.suffix == ".safetensors":
+            save_file({name: value.contiguous() for name, value in state.items()}, temporary, metadata={"format": "pt"})
+        else:
+            torch.save(dict(state), temporary)
 
 
 def _load_torch(file: Path) -> object:

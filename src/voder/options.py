@@ -86,13 +86,6 @@ def _tokenize(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-duration", type=float, default=60.0, metavar="S", help="seconds at once (default: 60)")
     parser.add_argument("--shard-recordings", type=_positive, default=1000, metavar="N", help="a shard (default: 1000)")
     parser.add_argument("--num-codebooks", type=_positive, metavar="K", help="leading codebooks (default: all)")
-    parser.add_argument(
-        "--copies",
-        type=_positive,
-        default=0,
-        metavar="N",
-        help="copies of each training recording, varied in speed, level and start (default: none)",
-    )
     parser.add_argument("--strict", action="store_true", help="stop at the first bad recording instead of listing it")
     _device(parser)
 
@@ -182,7 +175,14 @@ def _ask(parser: argparse.ArgumentParser) -> None:
 def _chat(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", required=True, metavar="RUN", help="a conversing model: checkpoint, run or name")
     parser.add_argument("-o", "--output", default="chat", metavar="FOLDER", help="for audio and images (default: chat)")
-    parser.add_argument("--want", choices=("text", "audio", "image"), help="what to answer with (default: free)")
+    parser.add_argument(
+        "--want", choices=("text", "audio", "music", "image"), help="what to answer with (default: free)"
+    )
+    parser.add_argument("--max-new", type=_positive, metavar="N", help="ids of an answer, at most")
+    parser.add_argument("--beam", type=_positive, metavar="N", help="beams (default: the model's own)")
+    group = parser.add_argument_group("models with options")
+    group.add_argument("--task", choices=("answer", "speak"), help="speak: read every turn aloud (SpeechGPT)")
+    group.add_argument("--hear", choices=("speech", "music"), help="what recordings are taken for (AnyGPT)")
     _sampling(parser)
     _device(parser)
 
@@ -328,7 +328,8 @@ VERBS: dict[str, Verb] = {
         "talk with a model in text, audio and images",
         _chat,
         "voder chat --model runs/chatter -o chat/",
-        "A line is a turn. /audio FILE and /image FILE add to the next one, /new forgets, /quit ends.",
+        "A line is a turn. /audio FILE and /image FILE add to the next one, /want text|audio|music|image says what to "
+        "answer with from then on (alone: anything), /new forgets, /quit ends.",
     ),
     "continue": Verb(
         "speech",

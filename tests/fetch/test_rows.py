@@ -10,13 +10,13 @@ from published_layouts import ROWS
 from voder import checkpoint, fetch, hub
 from voder.audio.io import AudioClip, write_audio
 from voder.errors import CheckpointError, ConfigError, ResourceError
+from voder.generate.units import load_pair, resynthesize
 from voder.published import ByHand, Published
 from voder.systems import SYSTEMS
 from voder.systems.nextgpt import convert as nextgpt
 from voder.systems.nextgpt.config import tiny as tiny_nextgpt
 from voder.systems.pengi import convert as pengi
 from voder.systems.pengi.config import tiny as tiny_pengi
-from voder.systems.unitvocoder.infer import load_pair, resynthesize
 
 TABLE = dict(hub.published())
 WITH_TOYS = {"whisper-tiny.en", "whisper-base", "smollm2-135m-instruct", "ge2e"}
@@ -66,7 +66,7 @@ def test_parts_are_those_that_were_fetched(published, tmp_path):
     folder = fetch.fetch("speechgpt-7b-com", source_folder=tmp_path / "files")
     units = hub.fetched_folder("mhubert-km1000")
     assert checkpoint.identity(folder / "parts" / "units") == checkpoint.identity(units)
-    assert hub.load(folder).units.num_units == 6
+    assert hub.load(folder).reader.num_units == 6
     assert hub.load("mhubert-km1000").config.layer == 11
 
 
@@ -74,8 +74,14 @@ def test_what_soundstorm_refines_is_read_with_the_codec_that_it_keeps(published,
     ROWS["soundstorm-mls"](tmp_path / "files", tmp_path / "scratch")
     fetch.fetch("soundstorm-mls", source_folder=tmp_path / "files")
     write_audio(tmp_path / "in.wav", AudioClip(np.full((1, 4000), 0.1, np.float32), 16_000))
+    assert hub.locate("fnlp/AnyGPT-speech-modules") == hub.fetched_folder("speechtokenizer-snake")
     made = resynthesize(tmp_path / "in.wav", load_pair("soundstorm-mls"))
     assert made.clip.duration_s == pytest.approx(0.25, abs=0.1)
+
+
+def test_what_is_called_by_its_repository_and_not_here_is_said_with_the_name_to_fetch(published):
+    with pytest.raises(CheckpointError, match=r"voder fetch hubert-base-ls960` brings it \(378 MB, Apache-2.0\)"):
+        hub.load("facebook/hubert-base-ls960")
 
 
 def test_rows_name_rows_of_the_table_and_systems():

@@ -14,8 +14,11 @@ from voder.text.subwords import (
     encode,
     encode_chat,
     encode_marked,
+    fingerprint,
     read_tokenizer,
-    read_without_additions,
+    read_unchanged,
+    tokenizer_files,
+    without_added,
 )
 
 MODEL = Path(__file__).parents[1] / "fixtures" / "common" / "tiny_llama_tokenizer" / "tokenizer.model"
@@ -85,10 +88,25 @@ def test_a_sentencepiece_model_is_read_with_what_the_files_beside_it_add(tmp_pat
     tokenizer = read_tokenizer(tmp_path)
     assert tokenizer.convert_tokens_to_ids(["<0>", "<1>"]) == [400, 401]
     assert tokenizer.chat_template == CHAT_TEMPLATE
-    assert len(read_without_additions(tmp_path)) == 400
+    assert len(read_unchanged(tmp_path, 400)) == 400
     (tmp_path / "added_tokens.json").write_text(json.dumps({"<1>": 402}))
     with pytest.raises(CheckpointError, match="leaves gaps before '<1>'"):
         read_tokenizer(tmp_path)
     (tmp_path / "added_tokens.json").write_text("[]")
     with pytest.raises(CheckpointError, match="must hold a table"):
         read_tokenizer(tmp_path)
+
+
+def test_added_tokens_are_text_again_once_they_are_taken_away(tokenizer):
+    grown = byte_tokenizer()
+    grown.add_tokens(["<5>", "<sosp>"])
+    with tokenizer_files(grown) as (folder, name):
+        read = read_tokenizer(folder)
+        assert fingerprint(read) == name
+    assert not folder.exists()
+    assert encode(read, "<sosp><5>") == [NUM_BYTE_IDS + 1, NUM_BYTE_IDS]
+    plain = without_added(read, NUM_BYTE_IDS)
+    assert encode(plain, "<sosp><5></s>") == encode(tokenizer, "<sosp><5></s>")
+    assert len(plain) == NUM_BYTE_IDS
+    assert set(plain.all_special_ids) == set(tokenizer.all_special_ids)
+    assert fingerprint(plain) == fingerprint(tokenizer)

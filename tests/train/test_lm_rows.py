@@ -1,11 +1,10 @@
-"""Rows of grown language models: labels decide what carries loss, packs are never split."""
+"""Rows of language models: labels decide what carries loss, packs are never split."""
 
 import pytest
 import torch
 from torch import nn
 
-from voder.errors import ConfigError
-from voder.train.lm_rows import IGNORED, Row, RowBatch, blocks, grown_rows, next_id_loss, pack, text_tokenizer
+from voder.train.lm_rows import IGNORED, Row, RowBatch, blocks, next_id_loss, pack
 
 
 class Table(nn.Module):
@@ -46,19 +45,3 @@ def test_blocks_drop_the_rest_and_packs_never_split():
     assert [len(each.ids) for each in packs] == [8, 4, 12, 1]
     assert sum(len(each.ids) for each in packs) == 25
     assert pack([], 8) == []
-
-
-def test_new_rows_are_the_mean_of_the_old():
-    state = {
-        "network.model.embed_tokens.weight": torch.arange(8.0).view(4, 2),
-        "network.other.weight": torch.ones(4, 2),
-    }
-    grown = grown_rows(state, 4, 6)
-    assert grown["network.model.embed_tokens.weight"][4:].tolist() == [[3.0, 4.0], [3.0, 4.0]]
-    assert grown["network.other.weight"].shape == (4, 2)
-
-
-def test_a_tokenizer_that_is_not_at_hand_is_asked_for():
-    assert len(text_tokenizer(None, "bytes")) == 261
-    with pytest.raises(ConfigError, match=r"task\.lm"):
-        text_tokenizer(None, "0123456789abcdef")

@@ -1,9 +1,10 @@
 """What whole systems do: transcribe, translate, say, answer, go on, converse."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, final
 
 import numpy as np
@@ -201,6 +202,8 @@ class Chatter(nn.Module, ABC):
     """What a user's turn may hold."""
     gives: tuple[Literal["text", "audio", "image"], ...]
     """What an assistant's turn may hold."""
+    options: Mapping[str, tuple[str, ...]] = MappingProxyType({})
+    """What `reply` takes beside the ways of sampling, with the values that each may have."""
 
     @abstractmethod
     def reply(self, turns: Sequence[Turn], *, want: str | None = None, seed: int = 0, **sampling: Any) -> Turn:

@@ -86,6 +86,19 @@ class Segment:
 
 Piece = str | int | tuple[str, Sequence[int]]
 """Text, an id, or the kind and the codes of a stretch."""
+Exchange = tuple[Sequence[Piece], Sequence[Piece] | None]
+"""A question and its answer; the last question of a conversation has none yet."""
+
+
+def joined(pieces: Iterable[Piece]) -> list[Piece]:
+    """Pieces in which texts beside one another are one, as a tokenizer must see them."""
+    found: list[Piece] = []
+    for piece in pieces:
+        if isinstance(piece, str) and found and isinstance(found[-1], str):
+            found[-1] += piece
+        else:
+            found.append(piece)
+    return found
 
 
 class SpanLayout:
@@ -128,7 +141,7 @@ class SpanLayout:
     def lay(self, pieces: Iterable[Piece], encode: Callable[[str], list[int]]) -> list[int]:
         """Ids of text, ids and stretches behind one another; `encode` must not know any marker."""
         row: list[int] = []
-        for piece in pieces:
+        for piece in joined(pieces):
             if isinstance(piece, str):
                 row += encode(piece) if piece else []
             elif isinstance(piece, tuple):

@@ -4,10 +4,12 @@ Text that somebody wrote never becomes a special token, whatever it looks like: 
 `encode_chat` knows what the template wrote from what people wrote.
 """
 
+import contextlib
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -104,14 +106,34 @@ def _json(file: Path) -> dict[str, Any]:
     return content
 
 
-def read_without_additions(folder: Path) -> Any:
-    """The tokenizer that a language model had before somebody added units or codes to it.
+def without_added(tokenizer: Any, size: int) -> Any:
+    """A tokenizer without the tokens that were added from id `size` on, whose names are then text like any other."""
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerFast
+
+    kind: Any = PreTrainedTokenizerFast
+    content = json.loads(tokenizer.backend_tokenizer.to_str())
+    content["added_tokens"] = [token for token in content["added_tokens"] if token["id"] < size]
+    kept = {token["content"]: token["special"] for token in content["added_tokens"]}
+    named = {name: token for name, token in tokenizer.special_tokens_map.items() if token in kept}
+    plain = kind(
+        tokenizer_object=Tokenizer.from_str(json.dumps(content)),
+        clean_up_tokenization_spaces=False,
+        additional_special_tokens=[token for token in kept if kept[token] and token not in named.values()],
+        **named,
+    )
+    plain.chat_template = tokenizer.chat_template
+    return plain
+
+
+def read_unchanged(folder: Path, size: int) -> Any:
+    """The tokenizer of a folder as it was with `size` ids, before others added tokens that text may now turn into.
 
     Raises:
-        CheckpointError: as `read_tokenizer`.
+        CheckpointError: missing or damaged.
     """
     model = folder / "tokenizer.model"
-    return read_sentencepiece(model) if model.is_file() else read_tokenizer(folder)
+    return read_sentencepiece(model) if model.is_file() else without_added(read_tokenizer(folder), size)
 
 
 def encode(tokenizer: Any, text: str) -> list[int]:
@@ -170,3 +192,11 @@ def fingerprint(tokenizer: Any) -> str:
         content.pop(passing, None)
     text = json.dumps([content, tokenizer.special_tokens_map, tokenizer.chat_template], sort_keys=True, default=str)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+@contextlib.contextmanager
+def tokenizer_files(tokenizer: Any) -> Iterator[tuple[Path, str]]:
+    """A folder with the files of a tokenizer, there as long as needed, and the fingerprint of what they hold."""
+    with tempfile.TemporaryDirectory(prefix="voder-tokenizer-") as place:
+        tokenizer.save_pretrained(place)
+        yield Path(place), fingerprint(read_tokenizer(Path(place)))

@@ -1,31 +1,22 @@
-"""Rows of ids for language models whose vocabulary has grown: batches, the loss, and the weights that grow along.
+"""Rows of ids for language models: batches, blocks, packs, and the loss of the next id.
 
 What carries loss is said by labels, never by comparing ids: an end that shares its id with padding still counts.
 """
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from voder import checkpoint
-from voder.errors import CheckpointError, ConfigError, FittedPartMismatch
-from voder.nn.causal_lm import build_causal_lm, expand_vocabulary
 from voder.sequence.masks import length_mask
 from voder.shapes import Lengths, Tokens
-from voder.text.subwords import byte_tokenizer
-from voder.train.base_lm import BYTES, BaseLm
 from voder.train.task import Loss, TensorBatch
 
 IGNORED = -100
 """The label of what carries no loss."""
-TABLES = ("embed_tokens.weight", "lm_head.weight", "wte.weight")
-"""Ends of the names of weights with one row per id."""
-_NETWORK = "network."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,54 +90,3 @@ def pack(rows: Iterable[Row], size: int) -> list[Row]:
             ids, labels = [], []
         ids, labels = ids + row.ids, labels + row.labels
     return [*packs, Row(ids=ids, labels=labels)] if ids else packs
-
-
-def grown_rows(state: dict[str, Tensor], old: int, new: int) -> dict[str, Tensor]:
-    """Give tables of `old` ids rows up to `new`: the mean of those that are there."""
-    grown = dict(state)
-    for name, value in state.items():
-        if new > old and name.endswith(TABLES) and value.shape[0] == old:
-            grown[name] = torch.cat((value, value.mean(dim=0, keepdim=True).expand(new - old, -1)))
-    return grown
-
-
-def text_tokenizer(base: BaseLm | None, name: str) -> Any:
-    """The tokenizer called `name` that training reads texts with: the base language model's, or bytes.
-
-    Raises:
-        ConfigError: the model was fitted on another language model's tokenizer, which is not at hand.
-        FittedPartMismatch: the base language model has another one.
-    """
-    if base is None and name == BYTES:
-        return byte_tokenizer()
-    if base is None:
-        raise ConfigError(f"the checkpoint reads text with tokenizer {name}: name its language model with task.lm")
-    if base.tokenizer_name != name:
-        raise FittedPartMismatch(f"task.lm reads text with tokenizer {base.tokenizer_name}, the checkpoint with {name}")
-    return base.tokenizer
-
-
-def grown_tokenizer(tokenizer: Any, text_size: int, tokens: Sequence[str]) -> Any:
-    """A text tokenizer with `tokens` at the ids from `text_size` on; rows without a token get names of their own.
-
-    Raises:
-        CheckpointError: it already has one of them elsewhere.
-    """
-    from tokenizers import AddedToken
-
-    filler = [f"<unused_{number}>" for number in range(len(tokenizer), text_size)]
-    tokenizer.add_tokens([AddedToken(token, normalized=False) for token in (*filler, *tokens)])
-    found = tokenizer.convert_tokens_to_ids(list(tokens))
-    wrong = [token for number, token in enumerate(tokens) if found[number] != text_size + number]
-    if wrong:
-        raise CheckpointError(f"the text tokenizer already has {', '.join(wrong[:5])} at other ids")
-    return tokenizer
-
-
-def base_state(base: BaseLm, size: int) -> dict[str, Tensor]:
-    """Weights of a base language model whose vocabulary has grown to `size`, by names that begin with `network.`."""
-    plain: Any = build_causal_lm(base.config)
-    state = checkpoint.load_state(base.folder)
-    checkpoint.load_into(plain, {name.removeprefix(_NETWORK): value for name, value in state.items()}, base.folder)
-    expand_vocabulary(plain, size)
-    return {_NETWORK + name: value for name, value in plain.state_dict().items()}

@@ -79,6 +79,28 @@ class LoopConfig:
         return self.sharding == "full" and world.size > 1
 
 
+def cosine_loop(
+    steps: int,
+    *,
+    learning_rate: float,
+    every: int,
+    warmup: int,
+    betas: tuple[float, float],
+    final_ratio: float = 0.0,
+    name: Literal["adamw", "adam"] = "adamw",
+    max_grad_norm: float = 1.0,
+) -> LoopConfig:
+    """A rate that rises, then falls as a cosine to a share of its peak; evaluated and saved `every` so many steps."""
+    return LoopConfig(
+        steps=steps,
+        max_grad_norm=max_grad_norm,
+        optimizer=OptimizerConfig(name=name, learning_rate=learning_rate, betas=betas),
+        schedule=ScheduleConfig(shape="cosine", warmup_steps=warmup, final_ratio=final_ratio),
+        evaluate_every=every,
+        save_every=every,
+    )
+
+
 def few_steps(learning_rate: float) -> LoopConfig:
     """For presets `tiny`: four steps, on the way to which everything that happens in a run happens twice."""
     return LoopConfig(

@@ -1,7 +1,7 @@
 """What a system trains. A Task yields named losses; the loop alone calls backward, clips and steps."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 B = TypeVar("B", bound="TensorBatch")
+T = TypeVar("T")
 
 
 @dataclass(kw_only=True)
@@ -130,6 +131,12 @@ class Task(ABC):
     def warnings(self) -> list[str]:
         """What looks wrong by now (a codebook that collapses)."""
         return []
+
+
+def spread(items: Sequence[T], most: int) -> list[T]:
+    """At most so many of a sequence, evenly over all of it: what is looked at again at every evaluation."""
+    count = min(len(items), most)
+    return [items[number * len(items) // count] for number in range(count)]
 
 
 def default_blocks(modules: Mapping[str, nn.Module]) -> list[nn.Module]:

@@ -48,7 +48,6 @@ def run_tokenize(args: argparse.Namespace, command: list[str]) -> int:
             num_codebooks=args.num_codebooks,
             batch_duration_s=args.batch_duration,
             shard_recordings=args.shard_recordings,
-            copies=args.copies,
             strict=args.strict,
         )
     print(report.summary())

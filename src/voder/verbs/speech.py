@@ -133,7 +133,7 @@ def run_units(args: argparse.Namespace, command: list[str]) -> int:
 
 def run_resynthesize(args: argparse.Namespace, command: list[str]) -> int:
     """Turn a recording into units and back."""
-    from voder.systems.unitvocoder.infer import load_pair, resynthesize
+    from voder.generate.units import load_pair, resynthesize
 
     output = audio_file(args.output)
     with machine(args) as device:

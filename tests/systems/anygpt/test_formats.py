@@ -16,7 +16,7 @@ from voder.interop import export, rename
 from voder.roles import ImageTokenizer
 from voder.systems.anygpt import formats, seed_convert
 from voder.systems.anygpt.config import published_seed
-from voder.systems.anygpt.prompt import answers_only, chain, conversation, lay, pair, pair_question, read_answer
+from voder.systems.anygpt.prompt import answers_only, chain, conversation, pair, pair_question, read_answer
 from voder.systems.anygpt.reference import KINDS
 from voder.systems.anygpt.seed import SeedConfig, SeedTokenizer
 from voder.systems.anygpt.vocabulary import AnyGptVocabulary, ModalitySizes, read_stretch
@@ -35,7 +35,7 @@ def encoded(text):
 
 
 def ids_of(pieces):
-    return lay(pieces, VOCABULARY, encoded)
+    return VOCABULARY.layout.lay(pieces, encoded)
 
 
 @pytest.mark.parametrize("path", CASES, ids=lambda path: path.stem)

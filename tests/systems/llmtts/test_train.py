@@ -123,7 +123,7 @@ def test_a_checkpoint_without_its_parts_is_refused(upon, tmp_path):
     codec = tmp_path / "bare" / "parts" / "codec"
     with open(codec / "model.safetensors", "ab") as file:
         file.write(b" ")
-    with pytest.raises(FittedPartMismatch, match="the model beside it was trained on tokens of"):
+    with pytest.raises(FittedPartMismatch, match="the llmtts beside it was trained on tokens of"):
         hub.load(tmp_path / "bare")
     shutil.rmtree(codec)
     with pytest.raises(CheckpointError, match="no parts/codec"):

@@ -11,7 +11,7 @@ from voder.evaluate.verify import verify_fixtures
 from voder.fixtures import find_cases, read_case
 from voder.systems.speechgpt import formats
 from voder.systems.speechgpt.convert import vocabulary_of
-from voder.systems.speechgpt.prompt import chain, lay, published_pieces, read_answer, read_turn, speech, turn
+from voder.systems.speechgpt.prompt import chain, lay, published_pieces, read_answer, read_turn, speech, told, turn
 from voder.systems.speechgpt.reference import KINDS
 from voder.systems.speechgpt.vocabulary import SpeechGptVocabulary
 from voder.text.subwords import byte_tokenizer, encode
@@ -59,6 +59,12 @@ def test_a_chain_comes_back_from_its_ids(hears, speaks):
     assert found.text == "a cat"
     assert found.units == ((9, 9, 3) if speaks else None)
     assert found.question.strip(" :") == ("<sosp><7><8><eosp>" if hears else "who is it?")
+
+
+def test_an_answer_of_the_history_reads_like_one_that_was_trained():
+    assert told(["a cat", speech([9, 3])]) == chain(text="a cat", units=[9, 3])
+    assert told(["a cat"]) == ["a cat"]
+    assert told([speech([9])]) == [speech([9])]
 
 
 def test_an_unclosed_stretch_is_no_speech():

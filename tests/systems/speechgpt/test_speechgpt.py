@@ -12,11 +12,13 @@ from voder.config import resolve
 from voder.data.dialogue import Codes, Dialogue, DialogueTurn, write_dialogues
 from voder.errors import CheckpointError, ConfigError, FittedPartMismatch, InputError
 from voder.nn.causal_lm import CausalLmConfig, LoraSizes, build_causal_lm, save_plain
+from voder.nn.grown_lm import grown_tokenizer
 from voder.roles import Turn
 from voder.systems.speechgpt import SYSTEM, SpeechGpt, convert
 from voder.systems.speechgpt.infer import SpeechGptChatter, load_chatter
 from voder.systems.speechgpt.stages import STAGES
 from voder.systems.speechgpt.train import SpeechGptTask
+from voder.systems.speechgpt.vocabulary import SpeechGptVocabulary
 from voder.text.subwords import byte_tokenizer, read_tokenizer
 from voder.train.lm_rows import IGNORED, RowBatch, next_id_loss
 
@@ -48,7 +50,7 @@ def test_speech_that_is_wanted_comes_whole_and_text_alone_stays_text(chatter):
         spoken = chatter.reply([user("hello")], want="audio", seed=seed, max_new=20)
         clips = [part for part in spoken.parts if isinstance(part, AudioClip)]
         assert len(clips) == 1
-        assert clips[0].num_samples % chatter.units.hop == 0
+        assert clips[0].num_samples % chatter.reader.hop == 0
         silent = chatter.reply([user(CLIP)], want="text", seed=seed, max_new=20)
         assert all(isinstance(part, str) for part in silent.parts)
     aloud = chatter.reply([user("hello")], task="speak", max_new=20)
@@ -79,6 +81,8 @@ def test_history_changes_the_answer_and_bad_histories_are_refused(chatter):
     alone = chatter.reply([asked], seed=3, max_new=16)
     assert chatter.reply([user("a"), replace(first, parts=("x",)), asked], seed=3, max_new=16).parts != alone.parts
     told = Turn(role="assistant", parts=("x",))
+    silent = replace(told, parts=())  # a model may say nothing, which is no reason to stop
+    assert chatter.reply([user("a"), silent, asked], max_new=8).role == "assistant"
     for turns, reason in (
         ([], "last turn"),
         ([told], "take turns"),
@@ -148,6 +152,16 @@ def test_every_stage_learns_and_what_stays_stays(bench, stage):
     assert masked == ([0, 0] if stage == "adapt" else [1, 1])  # the begin alone: tiny has no prefix
 
 
+def test_an_end_that_is_also_the_padding_carries_loss_and_the_padding_does_not(bench):
+    found = task(bench, "model.lm.pad_id=2")
+    assert found.model.config.lm.eos_id == found.model.config.lm.pad_id == 2
+    for step in range(4):
+        batch = found.batch(step, 0, 1)
+        for labels, length in zip(batch.labels, batch.lengths, strict=True):
+            assert labels[length - 1] == 2
+            assert (labels[length:] == IGNORED).all()
+
+
 def test_embeddings_alone_can_learn(bench):
     found = task(bench, "task.stage=adapt", "task.embeddings_only=true")
     learns = {name for name, parameter in found.model.named_parameters() if parameter.requires_grad}
@@ -209,7 +223,7 @@ def test_dialogues_are_what_stage_chain_reads(bench, tmp_path):
     )
     write_dialogues(tmp_path / "d.jsonl", [Dialogue(id="d", turns=said)])
     chain = task(bench, "task.stage=chain", f"task.dialogues={tmp_path / 'd.jsonl'}")
-    shown = {chain._spelled(chain.batch(step, 0, 1).row(row)) for step in range(12) for row in range(2)}
+    shown = {chain.spelled(chain.batch(step, 0, 1).row(row)) for step in range(12) for row in range(2)}
     assert len(shown) == 4
     assert any("<sosp><1><2><eosp><eoh>." in each and "who?; [ta] a cat; [ua]<sosp><3>" in each for each in shown)
     assert any("who?<eoh>." in each and "a cat<eoa>" in each for each in shown)
@@ -239,12 +253,19 @@ def test_it_begins_with_a_language_model_whose_text_it_keeps(bench, base_folder)
 
 
 @pytest.mark.parametrize(
-    ("family", "targets"), [("llama", ()), ("qwen2", ()), ("opt", ()), ("gpt2", ('model.lora_targets=["c_attn"]',))]
+    "settings",
+    [
+        ("model.lm.family=llama",),
+        ("model.lm.tie_embeddings=true",),
+        ("model.lm.family=qwen2",),
+        ("model.lm.family=opt",),
+        ("model.lm.family=gpt2", 'model.lora_targets=["c_attn"]'),
+    ],
 )
-def test_any_causal_language_model_will_do(bench, tmp_path, family, targets):
+def test_any_causal_language_model_will_do(bench, tmp_path, settings):
     from transformers import AutoModelForCausalLM
 
-    found = task(bench, f"model.lm.family={family}", "task.stage=chain", *targets)
+    found = task(bench, "task.stage=chain", *settings)
     loss = next_id_loss(found.model, RowBatch.of([found.batch(0, 0, 1).row(0)]))
     assert torch.isfinite(loss.value)
     config_ = found.model.config
@@ -274,11 +295,15 @@ def test_a_published_folder_and_its_adapter_are_read(bench, tmp_path):
     lm = CausalLmConfig(vocabulary_size=32_000 + size + 6, width=8, ffn_width=8, num_layers=1, num_heads=2)
     torch.manual_seed(0)
     source = tmp_path / "cm"
-    save_plain(build_causal_lm(lm), byte_tokenizer(), source)
+    tokens = SpeechGptVocabulary(32_000, size).tokens
+    save_plain(build_causal_lm(lm), grown_tokenizer(byte_tokenizer(), 32_000, tokens), source)
     assert convert.import_checkpoint(source, tmp_path / "ours", units=units).is_complete
     role = hub.load_role(tmp_path / "ours", "Chatter")
     assert role.model.config.lm.vocabulary_size == 32_000
     assert role.model.config.markers
+    marks = [role.model.vocabulary.markers[name] for name in ("[Human]", "<eoh>", "[SpeechGPT]")]
+    typed = role.maker.prompt([(["<sosp><5><eosp> <eoh>"], None)])
+    assert [id_ for id_ in typed if id_ >= 32_000] == marks  # though the folder's own tokenizer knows these tokens
     (source / "added_tokens.json").write_text(json.dumps({"<0>": 7}))
     with pytest.raises(CheckpointError, match="<0> 7 instead of 32000"):
         convert.import_checkpoint(source, tmp_path / "again", units=units)

@@ -12,8 +12,8 @@ from voder.corpus.tokenize import tokenize_corpus
 from voder.data.manifest import Utterance, write_manifest
 from voder.data.shards import TokenStore
 from voder.errors import CheckpointError, FittedPartMismatch, TokensError
+from voder.generate.units import resynthesize
 from voder.systems.unitvocoder import SYSTEM, UnitVocoder
-from voder.systems.unitvocoder.infer import resynthesize
 
 TINY = SYSTEM.preset("tiny")
 

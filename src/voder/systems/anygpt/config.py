@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Literal
 
 from voder.errors import ConfigError
@@ -10,9 +11,8 @@ from voder.nn.causal_lm import CausalLmConfig
 from voder.systems.anygpt.seed import SeedConfig
 from voder.systems.anygpt.vocabulary import AnyGptVocabulary, ChatPlace, ModalitySizes
 from voder.text.subwords import NUM_BYTE_IDS
-from voder.train.base_lm import BYTES
-from voder.train.loop import LoopConfig
-from voder.train.optim import OptimizerConfig, ScheduleConfig
+from voder.train.base_lm import BYTES, SMOLLM2_135M
+from voder.train.loop import cosine_loop
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,14 +101,7 @@ def anatomy(config: AnyGptConfig) -> Mapping[str, str]:
     }
 
 
-def _loop(steps: int, *, learning_rate: float, every: int, warmup: int) -> LoopConfig:
-    return LoopConfig(
-        steps=steps,
-        optimizer=OptimizerConfig(name="adamw", learning_rate=learning_rate, betas=(0.9, 0.999)),
-        schedule=ScheduleConfig(shape="cosine", warmup_steps=warmup, final_ratio=0.0),
-        evaluate_every=every,
-        save_every=every,
-    )
+_loop = partial(cosine_loop, betas=(0.9, 0.999))
 
 
 def tiny() -> Preset:
@@ -124,9 +117,10 @@ def tiny() -> Preset:
 
 def small() -> Preset:
     """SmolLM2 135M and the first codebook of one's own codec, on two cores."""
-    model = AnyGptConfig(codes=ModalitySizes(audio=0))
-    task = AnyGptTaskConfig(lm="smollm2-135m-instruct", batch_items=4, max_ids=384)
-    return Preset(model=model, task=task, loop=_loop(500, learning_rate=2e-4, every=100, warmup=20))
+    model = AnyGptConfig(lm=SMOLLM2_135M, codes=ModalitySizes(audio=0))
+    task = AnyGptTaskConfig(lm="smollm2-135m-instruct", batch_items=2, max_ids=128, evaluate_items=16)
+    loop = replace(_loop(500, learning_rate=2e-4, every=100, warmup=20), precision="bf16")
+    return Preset(model=model, task=task, loop=loop)
 
 
 def published() -> Preset:

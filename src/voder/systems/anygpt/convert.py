@@ -7,27 +7,25 @@ seed         `seed_quantizer.pt` of AILab-CVC/seed-tokenizer-2, the image tokeni
 The speech parts (fnlp/AnyGPT-speech-modules) are imported by `speechtokenizer` and `soundstorm`.
 """
 
-import json
-import tempfile
 from dataclasses import replace
 from pathlib import Path
-
-import torch
 
 from voder import checkpoint, hub
 from voder.config import from_dict
 from voder.errors import CheckpointError, ConfigError, FittedPartMismatch
+from voder.generate.units import fitted_generator
 from voder.interop import Coverage, Marks, load_foreign, read_state
-from voder.nn.causal_lm import read_plain, save_plain
+from voder.nn.causal_lm import read_plain
+from voder.nn.grown_lm import NETWORK, save_grown, trained_state, wrong_ids
 from voder.published import HubFile, HubSource, Published, hub_source
 from voder.systems.anygpt import seed_convert
 from voder.systems.anygpt.config import AnyGptConfig
+from voder.systems.anygpt.infer import fitted_music
 from voder.systems.anygpt.model import AnyGpt
 from voder.systems.anygpt.seed import SeedTokenizer
 from voder.systems.anygpt.vocabulary import AnyGptVocabulary, ModalitySizes
-from voder.text.subwords import fingerprint, read_tokenizer, read_without_additions
+from voder.text.subwords import read_unchanged, tokenizer_files
 from voder.train.base_lm import TOKENIZER, tokenizer_of
-from voder.train.lm_rows import grown_tokenizer
 
 LAYOUTS = {"huggingface": "a folder that transformers loads, codes and markers in its tokenizer"}
 MARKS = Marks()
@@ -46,24 +44,15 @@ def vocabulary_of(size: int, speech: int = _PUBLISHED_SPEECH) -> AnyGptVocabular
 
 
 def _checked(vocabulary: AnyGptVocabulary, folder: Path) -> AnyGptVocabulary:
-    """Compare with the folder's `added_tokens.json`, which also says where the chat markers are."""
-    file = folder / "added_tokens.json"
-    if not file.is_file():
-        return vocabulary
-    said = json.loads(file.read_text(encoding="utf-8"))
-    tries = [vocabulary]
-    if vocabulary.chat == "last":
-        tries.append(AnyGptVocabulary(vocabulary.text_size, vocabulary.sizes, chat="first"))
-    for each in tries:
-        ours = {token: each.text_size + number for number, token in enumerate(each.tokens)}
-        wrong = [
-            f"{token} {id_} instead of {ours.get(token, 'nothing')}"
-            for token, id_ in said.items()
-            if id_ >= each.text_size and ours.get(token) != id_
-        ]
-        if not wrong:
-            return each
-    raise CheckpointError(f"{file} has other ids than AnyGPT: {', '.join(wrong[:5])}")
+    """The vocabulary as the folder's tokenizer has it, which also says where the chat markers are."""
+    wrong = wrong_ids(vocabulary, folder)
+    if wrong and vocabulary.chat == "last":
+        other = AnyGptVocabulary(vocabulary.text_size, vocabulary.sizes, chat="first")
+        if not wrong_ids(other, folder):
+            return other
+    if wrong:
+        raise CheckpointError(f"the tokenizer of {folder} has other ids than AnyGPT: {', '.join(wrong[:5])}")
+    return vocabulary
 
 
 def import_checkpoint(
@@ -88,28 +77,25 @@ def import_checkpoint(
     codec = hub.load_codec(speech)
     vocabulary = _checked(vocabulary_of(found.vocabulary_size, codec.codebook_size), source)
     folder = checkpoint.resolve(hub.locate(speech))
-    state = {f"network.{name}": value for name, value in network.state_dict().items()}
-    state["holds_trained"] = torch.ones((), dtype=torch.bool)
     image = None if seed is None else _image_tokenizer(seed, vocabulary.sizes)
+    state = trained_state(network)
     state |= {} if image is None else {f"seed.{name}": value for name, value in image.state_dict().items()}
-    parts = {"speech": folder}
-    for name, place in (("refiner", refiner), ("music", music)):
-        parts |= {} if place is None else {name: checkpoint.resolve(hub.locate(place))}
-    tokenizer = read_without_additions(source)
+    parts, identity = {"speech": folder}, checkpoint.identity(folder)
+    if refiner is not None:
+        parts["refiner"] = fitted_generator(refiner, identity, "refiner")
     config = AnyGptConfig(
         lm=replace(found, vocabulary_size=vocabulary.text_size),
-        tokenizer=fingerprint(tokenizer),
         codes=vocabulary.sizes,
         chat=vocabulary.chat,
-        speech_identity=checkpoint.identity(folder),
+        speech_identity=identity,
         seed=None if image is None else image.config,
     )
-    with tempfile.TemporaryDirectory(prefix="voder-tokenizer-") as words:
-        tokenizer.save_pretrained(words)
-        named = replace(config, tokenizer=fingerprint(read_tokenizer(Path(words))))
-        provenance = {"converted_from": [source.name, *([seed.name] if seed else [])]}
-        parts[TOKENIZER] = Path(words)
-        checkpoint.save(output, system="anygpt", config=named, state=state, parts=parts, provenance=provenance)
+    if music is not None:
+        parts["music"] = fitted_music(music, config)
+    provenance = {"converted_from": [source.name, *([seed.name] if seed else [])]}
+    with tokenizer_files(read_unchanged(source, vocabulary.text_size)) as (words, name):
+        parts[TOKENIZER], config = words, replace(config, tokenizer=name)
+        checkpoint.save(output, system="anygpt", config=config, state=state, parts=parts, provenance=provenance)
     return Coverage(state=state)
 
 
@@ -132,21 +118,14 @@ def export_checkpoint(folder: Path, output: Path, layout: str = "huggingface") -
     Returns what has no place there: the image tokenizer.
 
     Raises:
-        CheckpointError: not a checkpoint of this system, or an unknown layout.
+        CheckpointError: not a checkpoint of this system.
     """
-    if layout not in LAYOUTS:
-        raise CheckpointError(f"anygpt has no layout {layout!r}; there are {', '.join(LAYOUTS)}")
-    found = checkpoint.read(folder)
-    if found.system != "anygpt":
-        raise CheckpointError(f"{folder} is a {found.system}; an anygpt is wanted here")
-    config = from_dict(AnyGptConfig, found.config, where=str(folder))
-    model = AnyGpt(config)
+    found = checkpoint.read_of(folder, "anygpt")
+    model = AnyGpt(from_dict(AnyGptConfig, found.config, where=str(folder)))
     state = checkpoint.load_state(found.folder)
     checkpoint.load_into(model, state, found.folder)
-    tokenizer = tokenizer_of(config.tokenizer, found.parts, found.folder)
-    vocabulary = model.vocabulary
-    save_plain(model.network, grown_tokenizer(tokenizer, vocabulary.text_size, vocabulary.tokens), output)
-    return sorted(name for name in state if not name.startswith("network."))
+    save_grown(model, tokenizer_of(model.config.tokenizer, found.parts, found.folder), output)
+    return sorted(name for name in state if not name.startswith(NETWORK))
 
 
 _SEED = "seed_quantizer.pt"

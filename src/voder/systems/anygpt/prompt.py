@@ -8,10 +8,11 @@ Blanks beside markers are kept, as the tokenizer of the published checkpoints (t
 """
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
-from voder.sequence.spans import Piece, SpanLayout
+from voder.sequence.spans import Exchange, Piece
 from voder.systems.anygpt.vocabulary import AnyGptVocabulary
 from voder.train.lm_rows import IGNORED, Row
 
@@ -39,17 +40,6 @@ MAKE = {
 """Ways to ask for something made of a text; the first one of each is used when the model works."""
 
 
-def lay(pieces: Iterable[Piece], vocabulary: AnyGptVocabulary, encode: Encode) -> list[int]:
-    """Ids of pieces; texts beside one another are one."""
-    joined: list[Piece] = []
-    for piece in pieces:
-        if isinstance(piece, str) and joined and isinstance(joined[-1], str):
-            joined[-1] += piece
-        else:
-            joined.append(piece)
-    return vocabulary.layout.lay(joined, encode)
-
-
 def pair_question(kind: str, instruction: str, given: Sequence[int] | str) -> list[Piece]:
     """What is asked for of codes (read) or of a text (made)."""
     if isinstance(given, str):
@@ -69,9 +59,6 @@ def chain(vocabulary: AnyGptVocabulary, transcript: str, text: str, units: Seque
     marks = vocabulary.markers
     pieces: list[Piece] = [marks["<-Ins->"], f" {transcript}\n ", marks["<-Res->"], f" {text}"]
     return pieces if units is None else [*pieces, " ", ("speech", tuple(units))]
-
-
-Exchange = tuple[Sequence[Piece], Sequence[Piece] | None]
 
 
 def conversation(vocabulary: AnyGptVocabulary, exchanges: Sequence[Exchange], system: str = SYSTEM) -> list[Piece]:
@@ -113,40 +100,31 @@ class AnyAnswer:
 
 def read_answer(ids: Sequence[int], vocabulary: AnyGptVocabulary, decode: Callable[[Sequence[int]], str]) -> AnyAnswer:
     """Take the ids of an answer apart."""
-    marks = vocabulary.markers
-    heard, answer = -1, -1
+    places = {"<-Ins->": "transcript", "<-Res->": "text"}
+    begins = {vocabulary.markers[mark]: place for mark, place in places.items() if mark in vocabulary.markers}
     said: dict[str, list[str]] = {"transcript": [], "text": []}
     stretches = []
     place = "text"
-    heard, answer = marks.get("<-Ins->", heard), marks.get("<-Res->", answer)
     for segment in vocabulary.layout.segments(ids):
         if segment.kind is not None:
             stretches += [(segment.kind, segment.ids)] if segment.closed and segment.ids else []
             continue
-        text: list[int] = []
-        for id_ in (*segment.ids, None):
-            if id_ is not None and id_ < vocabulary.text_size:
-                text.append(id_)
-                continue
-            said[place].append(decode(text) if text else "")
-            text = []
-            place = {heard: "transcript", answer: "text"}.get(id_, place) if id_ is not None else place
+        for is_text, found in groupby(segment.ids, lambda id_: id_ < vocabulary.text_size):
+            run = list(found)
+            if is_text:
+                said[place].append(decode(run))
+            else:
+                place = next((begins[id_] for id_ in reversed(run) if id_ in begins), place)
     words = {name: " ".join(part.strip() for part in parts if part.strip()) for name, parts in said.items()}
     return AnyAnswer(transcript=words["transcript"], text=words["text"], stretches=tuple(stretches))
 
 
 def published_pieces(text: str, vocabulary: AnyGptVocabulary) -> list[Piece]:
     """A text of the authors, in which markers and codes are spelled out, as pieces."""
-    names = {token: vocabulary.text_size + number for number, token in enumerate(vocabulary.tokens)}
+    names = vocabulary.named()
     return [names.get(part, part) for part in re.split(rf"({_spelled(vocabulary)})", text) if part]
 
 
 def _spelled(vocabulary: AnyGptVocabulary) -> str:
     fixed = [token for token in vocabulary.tokens if not re.search(r"\d>$", token)]
     return "|".join((*map(re.escape, fixed), r"<[^<>a-zA-Z\s\d]+\d+>"))
-
-
-def last_stretch(layout: SpanLayout, ids: Sequence[int], kind: str) -> tuple[int, ...] | None:
-    """Codes of the last whole stretch of a kind."""
-    whole = [each.ids for each in layout.segments(ids) if each.kind == kind and each.closed]
-    return whole[-1] if whole else None

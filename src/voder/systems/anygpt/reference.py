@@ -8,16 +8,14 @@ from torch import Tensor, nn
 
 from voder.errors import InputError
 from voder.fixtures import Case, Runner, json_difference, load_official
-from voder.interop import RenameTable, Rule
+from voder.interop import RenameTable, Rule, rules
+from voder.sequence.spans import Exchange
 from voder.systems.anygpt import seed_convert
-from voder.systems.anygpt.presets import DECODING
+from voder.systems.anygpt.infer import DECODING
 from voder.systems.anygpt.prompt import (
     SYSTEM,
-    Exchange,
     answers_only,
     conversation,
-    last_stretch,
-    lay,
     pair,
     pair_question,
     published_pieces,
@@ -43,7 +41,7 @@ def seed_vq_block(case: Case) -> Mapping[str, Tensor]:
     )
     weights = {name.replace("block.", "blocks.0.", 1): value for name, value in case.weights.items()}
     table = RenameTable(
-        *(Rule(rule.foreign, rule.ours) for rule in seed_convert.block_rules("blocks", "block")),
+        *rules("blocks.{i}.", "block.{i}.", seed_convert.BLOCK),
         Rule("quantize.embedding.{w}", "quantize.vectors.{w}"),
     )
     load_official(model, weights, table, case)
@@ -191,7 +189,7 @@ def _check_rows(meta: Mapping[str, Any], encoded: Any) -> None:
     marks |= {k.end: SPELLING[n][2] for n, k in first.layout.kinds.items()}
     _same("stage1_tiny_vocab.special", said["special"], {**first.markers, **{name: id_ for id_, name in marks.items()}})
     for number, row in enumerate(meta["stage1_tokenized"]):
-        ids = [_BEGIN, *lay(published_pieces(row["text"], first), first, encoded), _END]
+        ids = [_BEGIN, *first.layout.lay(published_pieces(row["text"], first), encoded), _END]
         got = {"input_ids": ids, "labels": ids}
         _same(f"stage1_tokenized[{number}]", {key: row[key] for key in got}, got)
     second = AnyGptVocabulary(said["base"], ModalitySizes(**sizes), chat="first")
@@ -201,7 +199,7 @@ def _check_rows(meta: Mapping[str, Any], encoded: Any) -> None:
     ):
         for number, row in enumerate(meta[name]):
             text = _conversation(row["conversation"], system, assistant, end)
-            ids = [_BEGIN, *lay(published_pieces(row["prompt"], second), second, encoded), _END]
+            ids = [_BEGIN, *second.layout.lay(published_pieces(row["prompt"], second), encoded), _END]
             _same(f"{name}[{number}]", [row["prompt"], row["input_ids"]], [text, ids])
             if not row["official_warning"]:
                 _same(f"{name}[{number}].labels", row["labels"], answers_only(ids, second, encoded).labels)
@@ -236,13 +234,13 @@ def _first(said: Mapping[str, Any]) -> str:
 
 def _last(said: Mapping[str, Any]) -> str | None:
     vocabulary = AnyGptVocabulary(32_000, ModalitySizes())
-    ids = lay(published_pieces(said["text"], vocabulary), vocabulary, lambda text: [1] * len(text))
+    ids = vocabulary.layout.lay(published_pieces(said["text"], vocabulary), lambda text: [1] * len(text))
     kind = next(name for name, spelling in SPELLING.items() if spelling[1] == said["tag1"])
-    found = last_stretch(vocabulary.layout, ids, kind)
-    if found is None:
+    whole = [each.ids for each in vocabulary.layout.segments(ids) if each.kind == kind and each.closed]
+    if not whole:
         return None
     _, start, end = SPELLING[kind]
-    return vocabulary.spelled(kind, found).removeprefix(start).removesuffix(end)
+    return vocabulary.spelled(kind, whole[-1]).removeprefix(start).removesuffix(end)
 
 
 def _decoding(kind: str, wanted: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -7,17 +7,15 @@ import numpy as np
 
 from voder.data.dialogue import Codes, Dialogue, DialogueTurn, Media
 from voder.errors import FittedPartMismatch, InputError
-from voder.sequence.spans import Piece
+from voder.sequence.spans import Exchange, Piece
 from voder.systems.anygpt.config import AnyGptConfig
 from voder.systems.anygpt.prompt import (
     MAKE,
     READ,
     Encode,
-    Exchange,
     answers_only,
     chain,
     conversation,
-    lay,
     pair,
     pair_question,
 )
@@ -34,7 +32,7 @@ class RowMaker:
 
     def ids(self, pieces: Sequence[Piece]) -> list[int]:
         """Begin and pieces."""
-        return [*self.begin, *lay(pieces, self.vocabulary, self.encode)]
+        return [*self.begin, *self.vocabulary.layout.lay(pieces, self.encode)]
 
     def pair_row(self, kind: str, codes: Sequence[int], text: str, rng: np.random.Generator, read_share: float) -> Row:
         """A pair in either direction; every id carries loss, the end of text too."""

@@ -9,27 +9,34 @@ from typing import Any
 from torch import Tensor
 
 from voder.errors import CheckpointError
-from voder.interop import RenameTable, Rule
+from voder.interop import RenameTable, Rule, rules
 from voder.systems.anygpt.seed import SeedConfig
-
-
-def block_rules(theirs: str, ours: str) -> tuple[Rule, ...]:
-    names = {
-        "norm1": "attention_norm",
-        "attn.qkv": "attention.in_projection",
-        "attn.proj": "attention.out_projection",
-        "norm2": "ffn_norm",
-        "mlp.fc1": "ffn_in",
-        "mlp.fc2": "ffn_out",
-    }
-    return tuple(Rule(f"{theirs}.{{i}}.{old}.{{w}}", f"{ours}.{{i}}.{new}.{{w}}") for old, new in names.items())
-
 
 _PUBLISHED_HEADS = (16, 12)
 """Of the ViT and of the Q-Former: the only sizes that the weights do not show."""
+BLOCK = {
+    "norm1": "attention_norm",
+    "attn.qkv": "attention.in_projection",
+    "attn.proj": "attention.out_projection",
+    "norm2": "ffn_norm",
+    "mlp.fc1": "ffn_in",
+    "mlp.fc2": "ffn_out",
+}
+_ATTENTION = {
+    "self.query": "query",
+    "self.key": "key",
+    "self.value": "value",
+    "output.dense": "out",
+    "output.LayerNorm": "norm",
+}
+_FFN = {
+    "intermediate_query.dense": "ffn_in",
+    "output_query.dense": "ffn_out",
+    "output_query.LayerNorm": "ffn_norm",
+}
 _LAYER = "Qformer.bert.encoder.layer.{i}."
 TABLE = RenameTable(
-    *block_rules("visual_encoder.blocks", "vit.blocks"),
+    *rules("visual_encoder.blocks.{i}.", "vit.blocks.{i}.", BLOCK),
     Rule("visual_encoder.blocks.{i}.attn.q_bias", "vit.blocks.{i}.attention.query_bias"),
     Rule("visual_encoder.blocks.{i}.attn.v_bias", "vit.blocks.{i}.attention.value_bias"),
     Rule("visual_encoder.cls_token", "vit.class_token"),
@@ -38,25 +45,16 @@ TABLE = RenameTable(
     Rule("ln_vision.{w}", "vit_norm.{w}"),
     Rule("query_tokens", "queries"),
     Rule("Qformer.bert.embeddings.LayerNorm.{w}", "query_norm.{w}"),
-    *(
-        rule
-        for theirs, ours in (("attention", "attention"), ("crossattention", "cross"))
-        for rule in (
-            Rule(_LAYER + theirs + ".self.{part}.{w}", f"layers.{{i}}.{ours}.{{part}}.{{w}}"),
-            Rule(_LAYER + theirs + ".output.dense.{w}", f"layers.{{i}}.{ours}.out.{{w}}"),
-            Rule(_LAYER + theirs + ".output.LayerNorm.{w}", f"layers.{{i}}.{ours}.norm.{{w}}"),
-        )
-    ),
-    Rule(_LAYER + "intermediate_query.dense.{w}", "layers.{i}.ffn_in.{w}"),
-    Rule(_LAYER + "output_query.dense.{w}", "layers.{i}.ffn_out.{w}"),
-    Rule(_LAYER + "output_query.LayerNorm.{w}", "layers.{i}.ffn_norm.{w}"),
+    *rules(_LAYER + "attention.", "layers.{i}.attention.", _ATTENTION),
+    *rules(_LAYER + "crossattention.", "layers.{i}.cross.", _ATTENTION),
+    *rules(_LAYER, "layers.{i}.", _FFN),
     Rule("quantize.embedding.{w}", "quantizer.vectors.{w}"),
     Rule("encode_task_layer.{n}.{w}", "encode_layer.{n}.{w}"),
     Rule("decode_task_layer.{n}.{w}", "decode_layer.{n}.{w}"),
     Rule("pos_embed_image", "image_positions"),
     Rule("pos_embed", "unused_positions"),
-    *block_rules("blocks_image", "image_blocks"),
-    *block_rules("blocks", "unused_blocks"),
+    *rules("blocks_image.{i}.", "image_blocks.{i}.", BLOCK),
+    *rules("blocks.{i}.", "unused_blocks.{i}.", BLOCK),
     *(Rule(f"image_down.{2 * number}.{{w}}", f"down.{number}.{{w}}") for number in range(3)),
     Rule("distill_image_proj.{w}", "project.{w}"),
     ignored=("Qformer.bert.embeddings.position_ids",),

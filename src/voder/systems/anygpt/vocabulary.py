@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from voder.errors import CheckpointError
+from voder.sequence.grown import GrownVocabulary
 from voder.sequence.spans import SpanKind, SpanLayout
 
 MARKERS = ("[Human]", "[MMGPT]", "<eoh>", "<eos>")
@@ -59,7 +60,7 @@ ChatPlace = Literal["none", "first", "last"]
 """Where the chat markers are: nowhere, right behind the other markers, or behind everything."""
 
 
-class AnyGptVocabulary:
+class AnyGptVocabulary(GrownVocabulary):
     """Which id is what."""
 
     def __init__(self, text_size: int, sizes: ModalitySizes, *, chat: ChatPlace = "last") -> None:

@@ -4,6 +4,7 @@ and `48khz`, and the same with finite scalar quantisation."""
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Literal
 
 from voder.hub import Preset
@@ -11,8 +12,8 @@ from voder.nn.quantize.fsq import FSQConfig
 from voder.nn.quantize.rvq import RVQConfig
 from voder.nn.seanet import SEANetConfig
 from voder.systems.encodec.lm import EntropyLMConfig
-from voder.train.loop import LoopConfig
-from voder.train.optim import OptimizerConfig, ScheduleConfig
+from voder.train.codec import CodecTaskConfig
+from voder.train.loop import cosine_loop
 
 _OVERLAP, _UNSCALED_RMS = 0.01, 0.1
 
@@ -139,13 +140,9 @@ class EncodecConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EncodecTaskConfig:
+class EncodecTaskConfig(CodecTaskConfig):
     """Data, losses and discriminator."""
 
-    batch_items: int = 8
-    """Crops in a batch; halve it when memory runs out."""
-    crop_s: float = 1.0
-    """Seconds of a crop."""
     gain: tuple[float, float] = (0.5, 1.2)
     """Random loudness of a crop."""
     mel: Literal["magnitudes", "energies"] = "energies"
@@ -160,29 +157,12 @@ class EncodecTaskConfig:
     """Balancer weight of feature matching; 0 leaves it out."""
     commitment_weight: float = 1.0
     """Weight of the commitment loss, which stays outside the balancer."""
-    discriminator_start: int = 0
-    """Step at which the discriminator begins to learn."""
     discriminator_lead: int = 0
     """Steps that the discriminator learns alone before the codec listens to it."""
-    discriminator_filters: int = 32
-    """Channels of the discriminator."""
-    discriminator_windows: tuple[int, ...] = (2048, 1024, 512, 256, 128)
-    """STFT sizes of the discriminator, in samples; the hop is a quarter."""
-    cache_mb: int = 1024
-    """Decoded audio kept in memory, at most."""
-    evaluate_items: int = 32
-    """Validation recordings scored at each evaluation, at most."""
 
 
-def _loop(steps: int, *, learning_rate: float, every: int, betas: tuple[float, float] = (0.5, 0.9)) -> LoopConfig:
-    return LoopConfig(
-        steps=steps,
-        max_grad_norm=20.0,  # the balancer sets the gradient's size: this only stops spikes
-        optimizer=OptimizerConfig(name="adam", learning_rate=learning_rate, betas=betas),
-        schedule=ScheduleConfig(shape="cosine", warmup_steps=100, final_ratio=0.05),
-        evaluate_every=every,
-        save_every=every,
-    )
+# the balancer sets the gradient's size: the norm only stops spikes
+_loop = partial(cosine_loop, name="adam", betas=(0.5, 0.9), warmup=100, final_ratio=0.05, max_grad_norm=20.0)
 
 
 def tiny() -> Preset:

@@ -19,15 +19,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from voder import checkpoint
 from voder.config import from_dict
 from voder.errors import CheckpointError, ConfigError
-from voder.files import atomic_path, folder_written_atomically
-from voder.interop import WEIGHT_NORM, Coverage, Marks, RenameTable, Rule, export, load_foreign, read_state
+from voder.files import folder_written_atomically
+from voder.interop import WEIGHT_NORM, Coverage, Marks, RenameTable, Rule, export, load_foreign, read_state, write_state
 from voder.nn.quantize.rvq import RVQConfig
 from voder.nn.seanet import SEANetConfig
 from voder.published import Published
@@ -293,10 +291,10 @@ def export_checkpoint(folder: Path, output: Path, layout: Layout) -> list[str]:
         raise ConfigError(f"the {layout} layout has no quantizer of kind {config.quantizer}; only rvq can be exported")
     if layout == "official":
         table = official_table(config.seanet)
-        _write_state(output, export(codec, table))
+        write_state(output, export(codec, table))
         if language_model:
             beside = output.with_name(f"{output.stem}_lm{output.suffix}")
-            _write_state(beside, export(language_model, OFFICIAL_LM))
+            write_state(beside, export(language_model, OFFICIAL_LM))
         return sorted(name for name in codec if table.is_ours_only(name))
     _write_huggingface(output, config, export(codec, HUGGINGFACE))
     return sorted(name for name in state if HUGGINGFACE.is_ours_only(name) or name.startswith("lm."))
@@ -330,16 +328,7 @@ def _write_huggingface(folder: Path, config: EncodecConfig, state: Mapping[str, 
     with folder_written_atomically(folder) as temporary:
         (temporary / "config.json").write_text(json.dumps(to_huggingface_config(config), indent=1))
         (temporary / "preprocessor_config.json").write_text(json.dumps(extractor, indent=1))
-        _write_state(temporary / "model.safetensors", state)
-
-
-def _write_state(file: Path, state: Mapping[str, Tensor]) -> None:
-    plain = {name: value.detach().cpu().contiguous() for name, value in state.items()}
-    with atomic_path(file) as temporary:
-        if file.suffix == ".safetensors":
-            save_file(plain, temporary, metadata={"format": "pt"})
-        else:
-            torch.save(plain, temporary)
+        write_state(temporary / "model.safetensors", state)
 
 
 def _check_digest(file: Path) -> None:

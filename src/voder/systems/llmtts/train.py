@@ -29,8 +29,7 @@ from voder.systems.llmtts.layout import spell
 from voder.systems.llmtts.model import LlmTts
 from voder.systems.llmtts.reader import TextMemory
 from voder.systems.llmtts.stages import STAGES
-from voder.text.subwords import byte_tokenizer
-from voder.train.base_lm import BaseLm, borrowed, borrowed_names, find_base_lm
+from voder.train.base_lm import LentLm, borrowed_names
 from voder.train.stages import learns
 from voder.train.task import Loss, Task
 from voder.train.token_loss import token_loss, token_means
@@ -48,12 +47,10 @@ class LlmTtsTask(Task):
         self.store = TokenStore.open(data)
         self.store.require(self.model.config.codec_identity)
         self.layout = self.model.layout
-        self.base: BaseLm | None = find_base_lm(config.lm) if config.lm else None
-        self._borrowed = borrowed_names(self.model.reader.network, "reader.network.") if self.base else {}
-        if self.base is not None:
-            self.base.load_into(self.model, self._borrowed)
+        self.lent = LentLm(config.lm, self.model, borrowed_names(self.model.reader.network, "reader.network."))
+        if config.lm:
             self.model.reader.begin_rows()
-        self.tokenizer = byte_tokenizer() if self.base is None else self.base.tokenizer
+        self.tokenizer = self.lent.tokenizer
         self._freeze()
         self.memory = TextMemory(config.cache_mb * 2**20)
         self.train_strings = self._maker(self.store.split("train"))
@@ -91,11 +88,11 @@ class LlmTtsTask(Task):
 
     def parts(self) -> dict[str, Path]:
         """The codec whose tokens are spoken, and the language model."""
-        return {"codec": self.store.tokenizer_folder} | ({} if self.base is None else {"lm": self.base.folder})
+        return {"codec": self.store.tokenizer_folder, **self.lent.parts}
 
     def borrowed(self) -> dict[str, str]:
         """All of the language model's own weights: they are frozen."""
-        return borrowed(self._borrowed)
+        return self.lent.borrowed
 
     def _maker(self, split: TokenSplit) -> StringMaker:
         return string_maker(split, self.store, self.model.config, self.config.joins, self._usable_text)

@@ -18,7 +18,7 @@ from voder import checkpoint
 from voder.config import from_dict
 from voder.errors import CheckpointError
 from voder.files import atomic_path
-from voder.interop import Coverage, Marks, RenameTable, Rule, export, load_foreign, read_sections, rename_all
+from voder.interop import Coverage, Marks, RenameTable, Rule, export, load_foreign, read_sections, rename_all, rules
 from voder.nn.causal_lm import CausalLmConfig
 from voder.published import ByHand, Published
 from voder.systems.pengi.config import HtsatConfig, MapperConfig, PengiConfig, TextTowerConfig
@@ -27,11 +27,6 @@ from voder.systems.pengi.model import Pengi
 from voder.text.subwords import fingerprint, read_tokenizer
 
 _FFN = {"mlp.fc1": "ffn_in", "mlp.fc2": "ffn_out"}
-
-
-def _layers(theirs: str, ours: str, names: Mapping[str, str]) -> list[Rule]:
-    """Rules of weights and biases behind prefixes, by the names of their layers."""
-    return [Rule(f"{theirs}{name}.{{w}}", f"{ours}{names[name]}.{{w}}") for name in names]
 
 
 def _htsat(theirs: str = "", ours: str = "") -> list[Rule]:
@@ -49,10 +44,10 @@ def _htsat(theirs: str = "", ours: str = "") -> list[Rule]:
     attention = {"attn.qkv": "attention.in_projection", "attn.proj": "attention.out_projection"}
     norms = {"norm1": "attention_norm", "norm2": "ffn_norm"}
     return [
-        *_layers(theirs, ours, around),
-        *_layers(block, our_block, norms | attention | _FFN),
+        *rules(theirs, ours, around),
+        *rules(block, our_block, norms | attention | _FFN),
         Rule(f"{block}attn.relative_position_bias_table", f"{our_block}attention.bias_table"),
-        *_layers(f"{stage}downsample.", f"{our_stage}merge.", {"norm": "norm", "reduction": "projection"}),
+        *rules(f"{stage}downsample.", f"{our_stage}merge.", {"norm": "norm", "reduction": "projection"}),
     ]
 
 
@@ -67,7 +62,7 @@ def _derived(prefix: str = "") -> list[str]:
 
 
 def _projection(theirs: str, ours: str) -> list[Rule]:
-    return _layers(theirs, ours, {"linear1": "first", "linear2": "second", "layer_norm": "norm"})
+    return [*rules(theirs, ours, {"linear1": "first", "linear2": "second", "layer_norm": "norm"})]
 
 
 def _mapper(theirs: str, ours: str) -> list[Rule]:
@@ -75,8 +70,8 @@ def _mapper(theirs: str, ours: str) -> list[Rule]:
     norms = {"norm1": "attention_norm", "norm2": "ffn_norm"}
     return [
         Rule(f"{theirs}prefix_const", f"{ours}constants"),
-        *_layers(theirs, ours, {"linear": "spread"}),
-        *_layers(f"{theirs}transformer.layers.{{i}}.", f"{ours}blocks.{{i}}.", norms | attention | _FFN),
+        *rules(theirs, ours, {"linear": "spread"}),
+        *rules(f"{theirs}transformer.layers.{{i}}.", f"{ours}blocks.{{i}}.", norms | attention | _FFN),
     ]
 
 
@@ -86,8 +81,8 @@ def _tower(theirs: str, ours: str) -> list[Rule]:
     norms = {"layer_norm1": "attention_norm", "layer_norm2": "ffn_norm"}
     around = {"embeddings.token_embedding": "tokens", "embeddings.position_embedding": "positions"}
     return [
-        *_layers(theirs, ours, around | {"final_layer_norm": "norm"}),
-        *_layers(f"{theirs}encoder.layers.{{i}}.", f"{ours}blocks.{{i}}.", norms | attention | _FFN),
+        *rules(theirs, ours, around | {"final_layer_norm": "norm"}),
+        *rules(f"{theirs}encoder.layers.{{i}}.", f"{ours}blocks.{{i}}.", norms | attention | _FFN),
     ]
 
 

@@ -2,10 +2,10 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 from voder.hub import Preset
-from voder.train.loop import LoopConfig
-from voder.train.optim import OptimizerConfig, ScheduleConfig
+from voder.train.loop import cosine_loop
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,14 +77,7 @@ def anatomy(config: SoundStormConfig) -> Mapping[str, str]:
     }
 
 
-def _loop(steps: int, *, learning_rate: float, every: int, warmup: int) -> LoopConfig:
-    return LoopConfig(
-        steps=steps,
-        optimizer=OptimizerConfig(name="adamw", learning_rate=learning_rate, betas=(0.9, 0.99)),
-        schedule=ScheduleConfig(shape="cosine", warmup_steps=warmup, final_ratio=0.05),
-        evaluate_every=every,
-        save_every=every,
-    )
+_loop = partial(cosine_loop, betas=(0.9, 0.99), final_ratio=0.05)
 
 
 def tiny() -> Preset:

@@ -9,14 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from voder import checkpoint, hub
-from voder.config import from_dict
 from voder.errors import CheckpointError, ConfigError, FittedPartMismatch
-from voder.files import atomic_path
-from voder.interop import Coverage, Marks, RenameTable, Rule, export, load_foreign, read_state
+from voder.interop import Coverage, Marks, RenameTable, Rule, export, load_foreign, read_state, rules, write_state
 from voder.published import Published, hub_source, of_file
 from voder.roles import Codec
 from voder.systems.soundstorm.config import SoundStormConfig
@@ -25,29 +22,34 @@ from voder.systems.soundstorm.model import SoundStorm
 LAYOUTS = {"official": "a .pt file"}
 MARKS = Marks(names=("net.code_embeds.weight",))
 
-_BLOCK = "net.conformer.layers.{i}."
+_BLOCK = {
+    "ff1.fn.fn.net.0": "first.inward",
+    "ff1.fn.fn.net.3": "first.outward",
+    "ff1.fn.norm": "first.norm",
+    "ff2.fn.fn.net.0": "second.inward",
+    "ff2.fn.fn.net.3": "second.outward",
+    "ff2.fn.norm": "second.norm",
+    "attn.fn.to_q": "attention.query",
+    "attn.fn.to_kv": "attention.key_value",
+    "attn.fn.to_out": "attention.out",
+    "attn.norm": "attention.norm",
+    "conv.net1.0": "conv.norm",
+    "conv.net1.2": "conv.inward",
+    "conv.ds_conv.conv": "conv.depthwise",
+    "conv.net2.2": "conv.outward",
+    "post_norm": "norm",
+}
+_AROUND = {
+    "net.code_embeds": "codes",
+    "net.heads.0": "heads.project",
+    "net.to_logits.0": "heads.norm",
+    "net.to_logits.2": "heads",
+    "semantic_token_emb": "semantic",
+}
 TABLE = RenameTable(
-    Rule(_BLOCK + "ff1.fn.fn.net.0.{w}", "blocks.{i}.first.inward.{w}"),
-    Rule(_BLOCK + "ff1.fn.fn.net.3.{w}", "blocks.{i}.first.outward.{w}"),
-    Rule(_BLOCK + "ff1.fn.norm.{w}", "blocks.{i}.first.norm.{w}"),
-    Rule(_BLOCK + "ff2.fn.fn.net.0.{w}", "blocks.{i}.second.inward.{w}"),
-    Rule(_BLOCK + "ff2.fn.fn.net.3.{w}", "blocks.{i}.second.outward.{w}"),
-    Rule(_BLOCK + "ff2.fn.norm.{w}", "blocks.{i}.second.norm.{w}"),
-    Rule(_BLOCK + "attn.fn.to_q.{w}", "blocks.{i}.attention.query.{w}"),
-    Rule(_BLOCK + "attn.fn.to_kv.{w}", "blocks.{i}.attention.key_value.{w}"),
-    Rule(_BLOCK + "attn.fn.to_out.{w}", "blocks.{i}.attention.out.{w}"),
-    Rule(_BLOCK + "attn.norm.{w}", "blocks.{i}.attention.norm.{w}"),
-    Rule(_BLOCK + "conv.net1.0.{w}", "blocks.{i}.conv.norm.{w}"),
-    Rule(_BLOCK + "conv.net1.2.{w}", "blocks.{i}.conv.inward.{w}"),
-    Rule(_BLOCK + "conv.ds_conv.conv.{w}", "blocks.{i}.conv.depthwise.{w}"),
-    Rule(_BLOCK + "conv.net2.1.gamma", "blocks.{i}.conv.channel_norm.gain"),
-    Rule(_BLOCK + "conv.net2.2.{w}", "blocks.{i}.conv.outward.{w}"),
-    Rule(_BLOCK + "post_norm.{w}", "blocks.{i}.norm.{w}"),
-    Rule("net.code_embeds.{w}", "codes.{w}"),
-    Rule("net.heads.0.{w}", "heads.project.{w}"),
-    Rule("net.to_logits.0.{w}", "heads.norm.{w}"),
-    Rule("net.to_logits.2.{w}", "heads.{w}"),
-    Rule("semantic_token_emb.{w}", "semantic.{w}"),
+    *rules("net.conformer.layers.{i}.", "blocks.{i}.", _BLOCK),
+    Rule("net.conformer.layers.{i}.conv.net2.1.gamma", "blocks.{i}.conv.channel_norm.gain"),
+    *rules("", "", _AROUND),
     ignored=("net.conformer.rotary_emb.inv_freq", "net.quantizer_offsets", "net.mask_tokens"),
 )
 
@@ -132,16 +134,10 @@ def export_checkpoint(folder: Path, output: Path, layout: str = "official") -> l
     """Write a checkpoint of ours as an official file; returns what has no place there, which is nothing.
 
     Raises:
-        CheckpointError: not a checkpoint of this system, or an unknown layout.
+        CheckpointError: not a checkpoint of this system.
     """
-    if layout not in LAYOUTS:
-        raise CheckpointError(f"soundstorm has no layout {layout!r}; there is {', '.join(LAYOUTS)}")
-    found = checkpoint.read(folder)
-    if found.system != "soundstorm":
-        raise CheckpointError(f"{folder} is a {found.system}; a soundstorm is wanted here")
-    from_dict(SoundStormConfig, found.config, where=str(folder))
-    with atomic_path(output) as temporary:
-        torch.save(export(checkpoint.load_state(found.folder), TABLE), temporary)
+    found = checkpoint.read_of(folder, "soundstorm")
+    write_state(output, export(checkpoint.load_state(found.folder), TABLE))
     return []
 
 

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from voder import hub
-from voder.checkpoint import Checkpoint, identity
+from voder.checkpoint import Checkpoint, fitted_part
 from voder.data.randomness import torch_generator
-from voder.errors import CheckpointError, FittedPartMismatch, InputError
+from voder.errors import InputError
 from voder.roles import Codec, Encoded, Generator, device_of
 from voder.sequence.masks import length_mask
 from voder.shapes import Audio, Codes, Lengths, Tokens
@@ -108,10 +108,4 @@ def load_generator(model: nn.Module, found: Checkpoint) -> SoundStormGenerator:
         FittedPartMismatch: it holds another one than the model was trained on.
     """
     assert isinstance(model, SoundStorm)
-    if "codec" not in found.parts:
-        raise CheckpointError(f"{found.folder} holds no parts/codec, so its codes cannot become audio; copy it whole")
-    folder = found.parts["codec"]
-    held, wanted = identity(folder), model.config.codec_identity
-    if held != wanted:
-        raise FittedPartMismatch(f"{folder} is codec {held}, but the model beside it was trained on tokens of {wanted}")
-    return SoundStormGenerator(model, hub.load_codec(folder))
+    return SoundStormGenerator(model, hub.load_codec(fitted_part(found, "codec", model.config.codec_identity)))

@@ -6,7 +6,7 @@ are hidden too, and only the drawn frames carry loss. All draws are made with th
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from voder import hub
 from voder.audio.io import write_audio
 from voder.data.randomness import generator
 from voder.data.shards import TokenSplit, TokenStore
+from voder.data.summary import summarize_tokens
 from voder.errors import FittedPartMismatch, TokensError
 from voder.roles import Codec
 from voder.sequence.masks import length_mask
@@ -26,7 +27,7 @@ from voder.systems.soundstorm.config import SoundStormConfig, SoundStormTaskConf
 from voder.systems.soundstorm.infer import SoundStormGenerator
 from voder.systems.soundstorm.masking import level_logits, level_loss, mask_level
 from voder.systems.soundstorm.model import Levels, SoundStorm
-from voder.train.task import Loss, Task, TensorBatch
+from voder.train.task import Loss, Task, TensorBatch, spread
 
 
 @dataclass
@@ -163,9 +164,7 @@ class SoundStormTask(Task):
         """Validation recordings, spread over the split; training ones where there are none."""
         valid = self.store.split("valid") if "valid" in self.store.splits else self.split
         split = valid if len(_usable(valid)) else self.split
-        usable = _usable(split)
-        count = min(len(usable), self.config.evaluate_items)
-        return split, [int(usable[number * len(usable) // count]) for number in range(count)]
+        return split, spread(_usable(split).tolist(), self.config.evaluate_items)
 
     @torch.no_grad()
     def samples(self, folder: Path) -> None:
@@ -194,15 +193,7 @@ class SoundStormTask(Task):
 
     def provenance(self) -> dict[str, Any]:
         """The tokens that were trained on."""
-        info = self.store.tokenizer
-        return {
-            "data": {
-                "codec": info.system,
-                "identity": info.identity,
-                "recordings": len(self.split),
-                "frames": int(self.split.lengths.sum()),
-            }
-        }
+        return {"tokenizer": asdict(self.store.tokenizer), "data": summarize_tokens(self.store)}
 
 
 def _usable(split: TokenSplit) -> np.ndarray:

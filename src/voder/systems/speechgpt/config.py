@@ -2,16 +2,16 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Literal
 
 from voder.errors import ConfigError
 from voder.hub import Preset
 from voder.nn.causal_lm import CausalLmConfig, LoraSizes
-from voder.systems.speechgpt.vocabulary import grown_size
+from voder.systems.speechgpt.vocabulary import SpeechGptVocabulary
 from voder.text.subwords import NUM_BYTE_IDS
-from voder.train.base_lm import BYTES
-from voder.train.loop import LoopConfig
-from voder.train.optim import OptimizerConfig, ScheduleConfig
+from voder.train.base_lm import BYTES, SMOLLM2_135M
+from voder.train.loop import cosine_loop
 
 StageName = Literal["adapt", "instruct", "chain"]
 
@@ -46,10 +46,14 @@ class SpeechGptConfig:
             raise ConfigError(f"num_units is {self.num_units}; 1 or more is wanted")
 
     @property
+    def vocabulary(self) -> SpeechGptVocabulary:
+        """Which id is what."""
+        return SpeechGptVocabulary(self.lm.vocabulary_size, self.num_units, markers=self.markers)
+
+    @property
     def network(self) -> CausalLmConfig:
         """The language model as it is built: with all ids."""
-        size = grown_size(self.lm.vocabulary_size, self.num_units, markers=self.markers)
-        return replace(self.lm, vocabulary_size=size)
+        return replace(self.lm, vocabulary_size=self.vocabulary.size)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,15 +96,7 @@ def anatomy(config: SpeechGptConfig) -> Mapping[str, str]:
     }
 
 
-def _loop(steps: int, *, learning_rate: float, every: int, warmup: int, accumulate: int = 1) -> LoopConfig:
-    return LoopConfig(
-        steps=steps,
-        accumulate=accumulate,
-        optimizer=OptimizerConfig(name="adamw", learning_rate=learning_rate, betas=(0.9, 0.999)),
-        schedule=ScheduleConfig(shape="cosine", warmup_steps=warmup, final_ratio=0.0),
-        evaluate_every=every,
-        save_every=every,
-    )
+_loop = partial(cosine_loop, betas=(0.9, 0.999))
 
 
 def tiny() -> Preset:
@@ -123,15 +119,16 @@ def tiny() -> Preset:
 
 def small() -> Preset:
     """SmolLM2 135M and the units of one's own codec or hubert, on two cores."""
-    task = SpeechGptTaskConfig(lm="smollm2-135m-instruct", batch_items=4, max_ids=384)
-    model = SpeechGptConfig(dedup=False, prefix=False)
-    return Preset(model=model, task=task, loop=_loop(500, learning_rate=2e-4, every=100, warmup=20))
+    task = SpeechGptTaskConfig(lm="smollm2-135m-instruct", batch_items=2, max_ids=128, evaluate_items=16)
+    model = SpeechGptConfig(lm=SMOLLM2_135M, dedup=False, prefix=False)
+    loop = replace(_loop(500, learning_rate=2e-4, every=100, warmup=20), precision="bf16")
+    return Preset(model=model, task=task, loop=loop)
 
 
 def published() -> Preset:
     """LLaMA 7B with 1000 units of mHuBERT; the stages bring their own settings."""
     task = SpeechGptTaskConfig(batch_items=6, max_ids=512)
-    loop = _loop(2100, learning_rate=2e-5, every=500, warmup=63, accumulate=12)
+    loop = replace(_loop(2100, learning_rate=2e-5, every=500, warmup=63), accumulate=12)
     model = SpeechGptConfig(lm=CausalLmConfig(max_positions=2048))
     return Preset(model=model, task=task, loop=loop)
 

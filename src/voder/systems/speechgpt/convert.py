@@ -11,24 +11,23 @@ import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from voder import checkpoint, hub
 from voder.config import from_dict
-from voder.errors import CheckpointError, ConfigError, FittedPartMismatch
+from voder.errors import CheckpointError, ConfigError
+from voder.generate.units import fitted_generator, load_reader, num_units
 from voder.interop import Coverage, Marks, RenameTable, Rule, rename
-from voder.nn.causal_lm import LoraSizes, merge_lora, read_plain, save_plain
+from voder.nn.causal_lm import LoraSizes, read_plain
+from voder.nn.grown_lm import save_grown, trained_state, wrong_ids
 from voder.published import Published, hub_source
-from voder.roles import Codec, UnitTokenizer
 from voder.systems.speechgpt.config import SpeechGptConfig
 from voder.systems.speechgpt.model import SpeechGpt
-from voder.systems.speechgpt.vocabulary import SpeechGptVocabulary, grown_size
-from voder.text.subwords import fingerprint, read_tokenizer, read_without_additions
+from voder.systems.speechgpt.vocabulary import SpeechGptVocabulary
+from voder.text.subwords import read_unchanged, tokenizer_files
 from voder.train.base_lm import TOKENIZER, tokenizer_of
-from voder.train.lm_rows import grown_tokenizer
 
 LAYOUTS = {"huggingface": "a folder that transformers loads, units and markers in its tokenizer; LoRA is merged"}
 MARKS = Marks(files=("adapter_config.json+adapter_model.bin",))
@@ -46,25 +45,14 @@ def vocabulary_of(size: int, num_units: int = 1000) -> tuple[int, bool]:
     Raises:
         CheckpointError: neither 33,002 nor 33,006 for Llama's 32,000.
     """
-    for markers in (False, True):
-        if size == grown_size(32_000, num_units, markers=markers):
-            return 32_000, markers
-    raise CheckpointError(
-        f"the vocabulary has {size} ids; SpeechGPT over Llama has {grown_size(32_000, num_units, markers=False)} after "
-        f"its first stage and {grown_size(32_000, num_units, markers=True)} after its second"
-    )
-
-
-def check_added_tokens(folder: Path, vocabulary: SpeechGptVocabulary) -> None:
-    """Raise CheckpointError where the folder's `added_tokens.json` says other ids than ours."""
-    file = folder / "added_tokens.json"
-    if not file.is_file():
-        return
-    said = json.loads(file.read_text(encoding="utf-8"))
-    ours = {token: vocabulary.text_size + number for number, token in enumerate(vocabulary.tokens)}
-    wrong = [f"{token} {said[token]} instead of {id_}" for token, id_ in ours.items() if said.get(token, id_) != id_]
-    if wrong:
-        raise CheckpointError(f"{file} has other ids than SpeechGPT: {', '.join(wrong[:5])}")
+    sizes = {SpeechGptVocabulary(32_000, num_units, markers=markers).size: markers for markers in (False, True)}
+    if size not in sizes:
+        first, second = sizes
+        raise CheckpointError(
+            f"the vocabulary has {size} ids; SpeechGPT over Llama has {first} after its first stage and {second} after "
+            "its second"
+        )
+    return 32_000, sizes[size]
 
 
 def import_checkpoint(
@@ -89,58 +77,23 @@ def import_checkpoint(
     if units is None:
         raise ConfigError("name our checkpoint of its unit tokenizer (units=FOLDER), or for an adapter base=FOLDER")
     network, found = read_plain(source)
-    reader = hub.load(units)
-    if not isinstance(reader, Codec | UnitTokenizer):
-        raise CheckpointError(f"{units} makes no units; a hubert with cluster centres or a codec is wanted here")
-    count = reader.num_units if isinstance(reader, UnitTokenizer) else reader.codebook_size
+    count = num_units(load_reader(units))
     text_size, markers = vocabulary_of(found.vocabulary_size, count)
+    if wrong := wrong_ids(SpeechGptVocabulary(text_size, count, markers=markers), source):
+        raise CheckpointError(f"the tokenizer of {source} has other ids than SpeechGPT: {', '.join(wrong[:5])}")
     folder = checkpoint.resolve(hub.locate(units))
-    tokenizer = read_without_additions(source)
-    check_added_tokens(source, SpeechGptVocabulary(text_size, count, markers=markers))
-    parts = {"units": folder} | ({"vocoder": checkpoint.resolve(hub.locate(vocoder))} if vocoder else {})
-    _check_vocoder(parts, checkpoint.identity(folder))
-    state = {f"network.{name}": value for name, value in network.state_dict().items()}
-    state["holds_trained"] = torch.ones((), dtype=torch.bool)
+    parts, identity = {"units": folder}, checkpoint.identity(folder)
+    if vocoder is not None:
+        parts["vocoder"] = fitted_generator(vocoder, identity, "vocoder")
+    state = trained_state(network)
     config = SpeechGptConfig(
-        lm=replace(found, vocabulary_size=text_size),
-        num_units=count,
-        units_identity=checkpoint.identity(folder),
-        markers=markers,
+        lm=replace(found, vocabulary_size=text_size), num_units=count, units_identity=identity, markers=markers
     )
-    save(output, config, state, tokenizer, parts, {"converted_from": [source.name]})
+    provenance = {"converted_from": [source.name]}
+    with tokenizer_files(read_unchanged(source, text_size)) as (words, name):
+        parts[TOKENIZER], config = words, replace(config, tokenizer=name)
+        checkpoint.save(output, system="speechgpt", config=config, state=state, parts=parts, provenance=provenance)
     return Coverage(state=state)
-
-
-def _check_vocoder(parts: Mapping[str, Path], units_identity: str) -> None:
-    if "vocoder" not in parts:
-        return
-    fitted = checkpoint.read(parts["vocoder"]).config.get("tokenizer")
-    if fitted is not None and fitted != units_identity:
-        raise FittedPartMismatch(f"{parts['vocoder']} reads units of tokenizer {fitted}, not of {units_identity}")
-
-
-def save(
-    output: Path,
-    config: SpeechGptConfig,
-    state: Mapping[str, Tensor],
-    tokenizer: Any,
-    parts: Mapping[str, Path],
-    provenance: Mapping[str, Any],
-) -> None:
-    """Write a checkpoint with the text tokenizer among its parts."""
-    import tempfile
-
-    with tempfile.TemporaryDirectory(prefix="voder-tokenizer-") as place:
-        tokenizer.save_pretrained(place)
-        named = replace(config, tokenizer=fingerprint(read_tokenizer(Path(place))))
-        checkpoint.save(
-            output,
-            system="speechgpt",
-            config=named,
-            state=dict(state),
-            parts={**parts, TOKENIZER: Path(place)},
-            provenance=dict(provenance),
-        )
 
 
 def adapter_state(weights: Mapping[str, Tensor], network: nn.Module, where: str) -> Coverage:
@@ -171,9 +124,7 @@ def import_adapter(source: Path, base: Path, output: Path, *, sizes: LoraSizes |
         (source / name for name in ("adapter_model.safetensors", "adapter_model.bin") if (source / name).is_file()),
         source,
     )
-    found = checkpoint.read(hub.locate(base))
-    if found.system != "speechgpt":
-        raise CheckpointError(f"{base} is a {found.system}; a speechgpt is wanted here")
+    found = checkpoint.read_of(hub.locate(base), "speechgpt")
     start = from_dict(SpeechGptConfig, found.config, where=str(found.folder))
     config = replace(start, lora=sizes or _adapter_sizes(file.with_name("adapter_config.json")))
     state = SpeechGptTask.adapt_state(checkpoint.load_state(found.folder), start, config)
@@ -197,19 +148,12 @@ def export_checkpoint(folder: Path, output: Path, layout: str = "huggingface") -
     """Write a checkpoint as a plain Hugging Face folder, units and markers in its tokenizer; LoRA is merged.
 
     Raises:
-        CheckpointError: not a checkpoint of this system, or an unknown layout.
+        CheckpointError: not a checkpoint of this system.
     """
-    if layout not in LAYOUTS:
-        raise CheckpointError(f"speechgpt has no layout {layout!r}; there are {', '.join(LAYOUTS)}")
-    found = checkpoint.read(folder)
-    if found.system != "speechgpt":
-        raise CheckpointError(f"{folder} is a {found.system}; a speechgpt is wanted here")
-    config = from_dict(SpeechGptConfig, found.config, where=str(folder))
-    model = SpeechGpt(config)
+    found = checkpoint.read_of(folder, "speechgpt")
+    model = SpeechGpt(from_dict(SpeechGptConfig, found.config, where=str(folder)))
     checkpoint.load_into(model, checkpoint.load_state(found.folder), found.folder)
-    tokenizer = tokenizer_of(config.tokenizer, found.parts, found.folder)
-    network = model.network if config.lora is None else merge_lora(model.network)
-    save_plain(network, grown_tokenizer(tokenizer, model.vocabulary.text_size, model.vocabulary.tokens), output)
+    save_grown(model, tokenizer_of(model.config.tokenizer, found.parts, found.folder), output)
     return ["holds_trained"]
 
 

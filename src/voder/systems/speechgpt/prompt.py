@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from voder.sequence.spans import Piece
+from voder.sequence.spans import Piece, joined
 from voder.systems.speechgpt.vocabulary import UNITS, SpeechGptVocabulary
 
 Encode = Callable[[str], list[int]]
@@ -43,15 +43,10 @@ SPEAK = (
 
 def lay(pieces: Iterable[Piece], vocabulary: SpeechGptVocabulary, encode: Encode) -> list[int]:
     """Ids of pieces, without the blanks beside markers and stretches."""
-    joined: list[Piece] = []
-    for piece in pieces:
-        if isinstance(piece, str) and joined and isinstance(joined[-1], str):
-            joined[-1] += piece
-        else:
-            joined.append(piece)
-    last = len(joined) - 1
+    whole = joined(pieces)
+    last = len(whole) - 1
     trimmed: list[Piece] = []
-    for number, piece in enumerate(joined):
+    for number, piece in enumerate(whole):
         if isinstance(piece, str):
             piece = piece if number == 0 else piece.lstrip()
             piece = piece if number == last else piece.rstrip()
@@ -77,6 +72,16 @@ def chain(*, text: str | None = None, transcript: str | None = None, units: Sequ
         return [] if units is None else [speech(units)]
     pieces: list[Piece] = [text if transcript is None else f"{transcript}{TEXT_ANSWER}{text}"]
     return pieces if units is None else [*pieces, UNIT_ANSWER, speech(units)]
+
+
+def told(pieces: Sequence[Piece]) -> list[Piece]:
+    """An answer of the history as the model gives it: speech behind text has its tag."""
+    found: list[Piece] = []
+    for piece in pieces:
+        if isinstance(piece, tuple) and found and isinstance(found[-1], str):
+            found.append(UNIT_ANSWER)
+        found.append(piece)
+    return found
 
 
 def published_pieces(text: str, vocabulary: SpeechGptVocabulary) -> list[Piece]:

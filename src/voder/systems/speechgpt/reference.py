@@ -14,7 +14,7 @@ from voder.systems.speechgpt.convert import adapter_state
 from voder.systems.speechgpt.prompt import PREFIX, lay, published_pieces, read_turn
 from voder.systems.speechgpt.stages import STAGES
 from voder.systems.speechgpt.vocabulary import SpeechGptVocabulary
-from voder.text.subwords import encode, read_without_additions
+from voder.text.subwords import encode, read_unchanged
 from voder.train.lm_rows import IGNORED, Row, blocks
 
 _BEGIN, _END, _PAD = 1, 2, 0
@@ -30,7 +30,7 @@ class _Formats:
         name = str(case.meta["tokenizer"]).split(" ")[0]
         folder = next((up / name for up in case.path.parents if (up / name).is_dir()), Path(name))
         said = case.meta["vocab"]
-        self.tokenizer = read_without_additions(folder)
+        self.tokenizer = read_unchanged(folder, said["base"])
         self.vocabulary = SpeechGptVocabulary(said["base"], said["size_ma"] - said["base"] - 2)
 
     def ids(self, text: str) -> list[int]:

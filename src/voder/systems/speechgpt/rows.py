@@ -6,36 +6,15 @@ from typing import Any
 
 import numpy as np
 
-from voder import hub
+from voder.audio.io import AudioClip, read_audio
 from voder.data.dialogue import Codes, Dialogue, DialogueTurn, Media
 from voder.errors import FittedPartMismatch, InputError
-from voder.roles import Codec, Units, UnitTokenizer, Waveform
-from voder.sequence.spans import Piece
+from voder.generate.units import Reader, load_reader, read_units
+from voder.roles import Units
+from voder.sequence.spans import Exchange, Piece
 from voder.systems.speechgpt.config import SpeechGptConfig
 from voder.systems.speechgpt.prompt import PREFIX, RECOGNISE, SPEAK, Encode, chain, lay, speech, turn
-from voder.systems.speechgpt.vocabulary import SpeechGptVocabulary
 from voder.train.lm_rows import Row
-
-
-class UnitReader:
-    """Recordings to units: a unit tokenizer, or the first codebook of a codec."""
-
-    def __init__(self, tokenizer: Codec | UnitTokenizer, *, dedup: bool) -> None:
-        self.tokenizer, self.dedup = tokenizer, dedup
-
-    @property
-    def duration_s(self) -> float:
-        """Seconds of a unit, as long as repeats are kept."""
-        return self.tokenizer.hop / self.tokenizer.sample_rate_hz
-
-    def units(self, audio: Waveform) -> Units:
-        """Units of a clip."""
-        if isinstance(self.tokenizer, UnitTokenizer):
-            found = self.tokenizer.encode(audio)
-        else:
-            codes = self.tokenizer.encode(audio)[0]
-            found = Units(units=codes, durations=np.ones_like(codes))
-        return found.deduplicated() if self.dedup else found
 
 
 def merged(units: np.ndarray, *, dedup: bool) -> tuple[int, ...]:
@@ -47,8 +26,8 @@ def merged(units: np.ndarray, *, dedup: bool) -> tuple[int, ...]:
 class RowMaker:
     """Lays examples out as rows of one model."""
 
-    def __init__(self, config: SpeechGptConfig, vocabulary: SpeechGptVocabulary, encode: Encode) -> None:
-        self.config, self.vocabulary, self.encode = config, vocabulary, encode
+    def __init__(self, config: SpeechGptConfig, encode: Encode) -> None:
+        self.config, self.vocabulary, self.encode = config, config.vocabulary, encode
         self.begin = [] if config.lm.bos_id is None else [config.lm.bos_id]
         self.end = [] if config.lm.eos_id is None else [config.lm.eos_id]
 
@@ -57,7 +36,7 @@ class RowMaker:
         """What stands before every conversation."""
         return [PREFIX] if self.config.prefix else []
 
-    def prompt(self, exchanges: Sequence[tuple[Sequence[Piece], Sequence[Piece] | None]]) -> list[int]:
+    def prompt(self, exchanges: Sequence[Exchange]) -> list[int]:
         """Ids of exchanges, the last of which may lack its answer."""
         pieces = list(self.prefix)
         for question, answer in exchanges:
@@ -107,7 +86,7 @@ class Exchanges:
     def __init__(self, dialogues: Sequence[Dialogue], identity: str, tokenizer_folder: Path, *, dedup: bool) -> None:
         self.dialogues, self.identity, self.dedup = dialogues, identity, dedup
         self._folder = tokenizer_folder
-        self._reader: UnitReader | None = None
+        self._reader: Reader | None = None
         self._kept: dict[Any, tuple[int, ...]] = {}
 
     def __len__(self) -> int:
@@ -147,13 +126,11 @@ class Exchanges:
 
     def _encoded(self, part: Media) -> tuple[int, ...]:
         if part not in self._kept:
-            from voder.audio.io import read_audio
-
             if self._reader is None:
-                self._reader = UnitReader(hub.load(self._folder), dedup=self.dedup)
+                self._reader = load_reader(self._folder)
             clip = read_audio(part.path)
             first, last = (None if at is None else round(at * clip.sample_rate_hz) for at in (part.start_s, part.end_s))
             samples = np.ascontiguousarray(clip.samples[:, first:last])
-            found = self._reader.units(type(clip)(samples, clip.sample_rate_hz))
+            found = read_units(self._reader, AudioClip(samples, clip.sample_rate_hz), dedup=self.dedup)
             self._kept[part] = tuple(found.units.tolist())
         return self._kept[part]

@@ -2,14 +2,15 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from math import prod
 from typing import Literal
 
 from voder.hub import Preset
 from voder.nn.quantize.rvq import RVQConfig
 from voder.nn.seanet import SEANetConfig
-from voder.train.loop import LoopConfig
-from voder.train.optim import OptimizerConfig, ScheduleConfig
+from voder.train.codec import CodecTaskConfig
+from voder.train.loop import cosine_loop
 
 MEL_TEACHER = "mel"
 """The teacher that needs no weights: a log-mel spectrogram."""
@@ -67,16 +68,12 @@ class SpeechTokenizerConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SpeechTokenizerTaskConfig:
+class SpeechTokenizerTaskConfig(CodecTaskConfig):
     """Data, teacher, losses and discriminator."""
 
     teacher: str = MEL_TEACHER
     """What the first codebook learns from: a checkpoint with the Encoder role (folder or name, `@9` behind it for
     layer 9), or `mel` for a log-mel spectrogram, which needs no weights."""
-    batch_items: int = 8
-    """Crops in a batch; halve it when memory runs out."""
-    crop_s: float = 1.0
-    """Seconds of a crop."""
     waveform_weight: float = 500.0
     """Of the L1 distance of waveforms."""
     mel_weight: float = 45.0
@@ -85,20 +82,6 @@ class SpeechTokenizerTaskConfig:
     """Of the distance between the first codebook's vectors and the teacher's."""
     commitment_weight: float = 10.0
     """Of the quantizer's commitment."""
-    adversarial_weight: float = 1.0
-    """Of the generator's hinge loss; 0 and a feature_weight of 0 train without a discriminator."""
-    feature_weight: float = 1.0
-    """Of feature matching."""
-    discriminator_start: int = 0
-    """Step at which the discriminator joins."""
-    discriminator_filters: int = 32
-    """Channels of the discriminator."""
-    discriminator_windows: tuple[int, ...] = (2048, 1024, 512, 256, 128)
-    """STFT sizes of the discriminator, in samples; the hop is a quarter."""
-    cache_mb: int = 1024
-    """Decoded audio kept in memory, at most."""
-    evaluate_items: int = 32
-    """Validation recordings scored at each evaluation, at most."""
 
 
 def anatomy(config: SpeechTokenizerConfig) -> Mapping[str, str]:
@@ -111,15 +94,8 @@ def anatomy(config: SpeechTokenizerConfig) -> Mapping[str, str]:
     }
 
 
-def _loop(steps: int, *, learning_rate: float, every: int) -> LoopConfig:
-    return LoopConfig(
-        steps=steps,
-        max_grad_norm=1000.0,  # of losses weighted in the hundreds: this only stops spikes
-        optimizer=OptimizerConfig(name="adam", learning_rate=learning_rate, betas=(0.8, 0.99)),
-        schedule=ScheduleConfig(shape="cosine", warmup_steps=100, final_ratio=0.05),
-        evaluate_every=every,
-        save_every=every,
-    )
+# of losses weighted in the hundreds: the norm only stops spikes
+_loop = partial(cosine_loop, name="adam", betas=(0.8, 0.99), warmup=100, final_ratio=0.05, max_grad_norm=1000.0)
 
 
 def tiny() -> Preset:

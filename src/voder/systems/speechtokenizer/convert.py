@@ -10,14 +10,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors.torch import save_file
-
 from voder import checkpoint
 from voder.config import from_dict
 from voder.errors import CheckpointError, ConfigError
-from voder.files import atomic_path, write_text
-from voder.interop import WEIGHT_NORM, Coverage, Marks, RenameTable, Rule, export, load_foreign, read_state
+from voder.files import write_text
+from voder.interop import WEIGHT_NORM, Coverage, Marks, RenameTable, Rule, export, load_foreign, read_state, write_state
 from voder.nn.quantize.rvq import RVQConfig
 from voder.published import HubSource, Published, hub_source, of_file
 from voder.systems.speechtokenizer.config import SpeechTokenizerConfig
@@ -126,21 +123,12 @@ def export_checkpoint(folder: Path, output: Path, layout: str = "official") -> l
     Returns what has no place there.
 
     Raises:
-        CheckpointError: not a checkpoint of this system, or an unknown layout.
+        CheckpointError: not a checkpoint of this system.
     """
-    if layout not in LAYOUTS:
-        raise CheckpointError(f"speechtokenizer has no layout {layout!r}; there is {', '.join(LAYOUTS)}")
-    found = checkpoint.read(folder)
-    if found.system != "speechtokenizer":
-        raise CheckpointError(f"{folder} is a {found.system}; a speechtokenizer is wanted here")
+    found = checkpoint.read_of(folder, "speechtokenizer")
     config = from_dict(SpeechTokenizerConfig, found.config, where=str(folder))
     names, state = table(config), checkpoint.load_state(folder)
-    official = {name: value.contiguous() for name, value in export(state, names).items()}
-    with atomic_path(output) as temporary:
-        if output.suffix == ".safetensors":
-            save_file(official, temporary)
-        else:
-            torch.save(official, temporary)
+    write_state(output, export(state, names))
     write_text(output.with_name("config.json"), json.dumps(to_official_config(config), indent=1) + "\n")
     return sorted(name for name in state if names.is_ours_only(name))
 
