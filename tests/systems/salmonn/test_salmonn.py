@@ -351,7 +351,7 @@ def test_lora_on_layers_that_are_not_there_is_refused(bench):
 
 
 def test_a_language_model_with_lora_of_its_own_is_refused(bench, tmp_path):
-    from voder.nn.causal_lm import LoraSizes
+    from voder.nn.lora import LoraSizes
 
     config = replace(hub.find("lm").preset("tiny").model, lora=LoraSizes(rank=2))
     model = hub.find("lm").build(config)

@@ -7,7 +7,8 @@ from typing import Literal
 
 from voder.errors import ConfigError
 from voder.hub import Preset
-from voder.nn.causal_lm import CausalLmConfig, LoraSizes
+from voder.nn.causal_lm import CausalLmConfig
+from voder.nn.lora import LoraSizes
 from voder.train.base_lm import SMOLLM2_135M, TINY
 from voder.train.loop import LoopConfig, cosine_loop, few_steps
 from voder.train.optim import OptimizerConfig, ScheduleConfig
