@@ -5,8 +5,8 @@
 
 What stands behind `--` is given to `voder train` as it is. The run is trained to its end with a checkpoint halfway;
 a copy of it, cut back to that checkpoint, goes on to the end. Prints and writes OUT/figures.json: every phase's loss
-over the first and the last fifth of the steps, seconds a step, peak memory, and what differs between the two runs
-(weights, optimiser states, logged figures; nothing may).
+over the first and the last fifth of the steps, seconds a step, processor seconds, peak memory, and what differs
+between the two runs (weights, optimiser states, logged figures; nothing may).
 """
 
 import argparse
@@ -31,8 +31,8 @@ _RUN = (
     "import json, resource, sys\n"
     "from voder.cli import main\n"
     "code = main(sys.argv[2:])\n"
-    "peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
-    "open(sys.argv[1], 'w').write(json.dumps(peak / 1024))\n"
+    "used = resource.getrusage(resource.RUSAGE_SELF)\n"
+    "open(sys.argv[1], 'w').write(json.dumps([used.ru_utime + used.ru_stime, used.ru_maxrss / 1024]))\n"
     "sys.exit(code)\n"
 )
 
@@ -56,7 +56,7 @@ def main() -> None:
         "loop.log_every=1",
     ]
     arguments = [*asked.train, *settings]
-    seconds, peak_mb = _train(arguments, whole)
+    seconds, processor_seconds, peak_mb = _train(arguments, whole)
     figures: dict[str, Any] = {
         "command": "voder train " + " ".join(arguments),
         "threads": torch.get_num_threads(),
@@ -65,6 +65,7 @@ def main() -> None:
         "losses": _losses(whole, asked.steps),
         "seconds_a_step": _seconds_a_step(whole),
         "seconds_in_all": round(seconds),
+        "processor_seconds_in_all": round(processor_seconds),
         "peak_memory_mb": round(peak_mb),
     }
     if not asked.no_resume:
@@ -77,13 +78,13 @@ def main() -> None:
     sys.stdout.write(text + "\n")
 
 
-def _train(arguments: list[str], run: Path) -> tuple[float, float]:
-    """Seconds and megabytes that it took."""
-    peak = run.parent / f"{run.name}.peak"
+def _train(arguments: list[str], run: Path) -> tuple[float, float, float]:
+    """Seconds, seconds of processors (fair where others share them) and megabytes that it took."""
+    taken = run.parent / f"{run.name}.taken"
     started = time.monotonic()
-    command = [sys.executable, "-c", _RUN, str(peak), "train", arguments[0], *arguments[1:], "-o", str(run)]
-    subprocess.run(command, check=True)
-    return time.monotonic() - started, float(peak.read_text(encoding="utf-8"))
+    subprocess.run([sys.executable, "-c", _RUN, str(taken), "train", *arguments, "-o", str(run)], check=True)
+    processor_seconds, peak_mb = json.loads(taken.read_text(encoding="utf-8"))
+    return time.monotonic() - started, processor_seconds, peak_mb
 
 
 def _logged(run: Path) -> list[dict[str, float]]:

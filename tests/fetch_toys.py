@@ -71,8 +71,10 @@ def _row(files: Path) -> Published:
             WheelFile(name=name, num_bytes=sums[name][0], sha256=sums[name][1], members=parts)
             for name, parts in members.items()
         ),
-        hub=HubSource(
-            repository="toys/whisper", revision="a" * 40, files=tuple(HubFile(name, *sums[name]) for name in sums)
+        hub=(
+            HubSource(
+                repository="toys/whisper", revision="a" * 40, files=tuple(HubFile(name, *sums[name]) for name in sums)
+            ),
         ),
     )
 

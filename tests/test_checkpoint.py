@@ -50,6 +50,9 @@ def test_what_was_saved_is_read(tmp_path: Path) -> None:
     assert checkpoint.load_state(folder)["weight"].tolist() == [[1.0, 1.0]] * 3
     assert checkpoint.load_state(folder)["count"].dtype == torch.int64
     assert checkpoint.identity(found.parts["codec"]) == checkpoint.identity(part)
+    assert checkpoint.read_of(folder, "toy") == found
+    with pytest.raises(CheckpointError, match="is a checkpoint of toy; one of pengi is wanted here"):
+        checkpoint.read_of(folder, "pengi")
 
 
 def test_another_systems_checkpoint_and_another_part_are_refused_by_name(tmp_path: Path) -> None:

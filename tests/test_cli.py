@@ -212,7 +212,7 @@ class Ears(Transcriber):
 def models(monkeypatch: pytest.MonkeyPatch) -> None:
     """A voice and ears, whatever the name."""
     roles = {"Speaker": Voice(), "Transcriber": Ears()}
-    monkeypatch.setattr(hub, "load_role", lambda name, role, device: roles[role])
+    monkeypatch.setattr(hub, "load_any", lambda name, wanted, device: roles[wanted[0]])
 
 
 @pytest.mark.usefixtures("models")
@@ -306,6 +306,12 @@ def test_systems_and_their_settings_are_listed(run: Run) -> None:
     status, out, err = run("list")
     assert (status, err) == (0, "")
     assert re.search(r"^valle +VALL-E", out, re.MULTILINE)
+    assert re.search(r"Codec \| tokenize, eval \| bundled: spectral/demo$", out, re.MULTILINE)
+    assert re.search(r"encodec-48khz \(76 MB, MIT\)", out)
+    assert re.search(r"Continuer \| continue \| none published, to train$", out, re.MULTILINE)
+    assert max(map(len, out.splitlines())) <= 100
+    status, out, err = run("list", "encodec")
+    assert out.index("encodec-48khz") < out.index("settings of encodec/small")
     status, out, err = run("list", "toylm")
     assert (status, err) == (0, "")
     toy = toys.SYSTEMS["toylm"]

@@ -29,7 +29,7 @@ def run(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.
     monkeypatch.chdir(tmp_path)
     write_audio("in.wav", AudioClip(np.full((1, 4000), 0.25, np.float32), 8000))
     roles = {"UnitTokenizer": Counter(), "Continuer": Echo(), "Listener": Hearer(), "Chatter": Parrot()}
-    monkeypatch.setattr(hub, "load_role", lambda name, role, device: roles[role])
+    monkeypatch.setattr(hub, "load_any", lambda name, wanted, device: roles[wanted[0]])
 
     def call(*arguments: str) -> tuple[int, str, str]:
         status = cli.main(arguments)
@@ -72,7 +72,12 @@ class Hearer(Listener):
     def answer_batch(self, clips: Any, questions: Sequence[str], *, seed: int = 0, **sampling: Any) -> list[Answer]:
         Hearer.asked = (seed, sampling)
         return [
-            Answer(text=f"{q} {c.num_samples}", heard_s=c.duration_s, truncated="long" in q)
+            Answer(
+                text=f"{q} {c.num_samples}",
+                heard_s=c.duration_s,
+                truncated="long" in q,
+                stop_reason="only a part is heard" if "long" in q else "end",
+            )
             for c, q in zip(clips, questions, strict=True)
         ]
 
@@ -140,7 +145,11 @@ def test_a_question_is_answered_on_stdout(run: Run) -> None:
     assert Hearer.asked == (2, {"beam": 3})
     status, out, err = run("ask", "in.wav", "a long one", "--model", "m")
     assert (status, out) == (3, "a long one 4000\n")
-    assert "cut short" in err
+    assert "the answer is cut short: only a part is heard" in err
+    assert run("ask", "in.wav", "what?", "--model", "m", "--lora-factor", "0")[0] == 0
+    assert Hearer.asked == (0, {"lora_factor": 0.0})
+    status, _, err = run("ask", "gone.wav", "what?", "--model", "no model")
+    assert (status, "gone.wav" in err) == (2, True)
 
 
 def test_a_conversation_survives_a_bad_turn(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -258,7 +267,7 @@ class Optioned(Transcriber):
 def test_options_of_listening_reach_the_recogniser_and_formats_the_folder(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hub, "load_role", lambda name, role, device: Optioned())
+    monkeypatch.setattr(hub, "load_any", lambda name, wanted, device: Optioned())
     said = run(
         "transcribe", "in.wav", "--model", "m", "--language", "de", "--task", "translate", "--beam", "5",
         "--prompt", "Ann", "--word-timestamps", "--seed", "3",
@@ -292,7 +301,9 @@ def test_fetch_lists_what_can_be_had_and_offers_the_nearest_name(
     monkeypatch.setenv("VODER_HOME", str(tmp_path / "home"))
     status, out, err = run("fetch")
     assert (status, err) == (0, "")
-    assert re.search(r"^whisper-base +whisper +145 MB +MIT", out, re.MULTILINE)
+    assert re.search(r"^whisper-base +whisper +145 MB +pip or hub +MIT", out, re.MULTILINE)
+    assert re.search(r"^beats-iter3-plus +beats +361 MB +by hand +MIT", out, re.MULTILINE)
+    assert max(map(len, out.splitlines())) <= 100
     status, out, err = run("fetch", "whisper-bace")
     assert (status, out) == (2, "")
     assert "the nearest is 'whisper-base'" in err

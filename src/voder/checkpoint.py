@@ -204,7 +204,7 @@ def fitted_part(found: Checkpoint, name: str, wanted: str | None) -> Path:
     held = identity(folder)
     if held != wanted:
         raise FittedPartMismatch(
-            f"{folder} is {held}, but the {found.system} beside it was trained on codes of {wanted}"
+            f"{folder} is {name} {held}, but the {found.system} beside it was trained on tokens of {wanted}"
         )
     return folder
 

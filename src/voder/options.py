@@ -86,14 +86,19 @@ def _tokenize(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-duration", type=float, default=60.0, metavar="S", help="seconds at once (default: 60)")
     parser.add_argument("--shard-recordings", type=_positive, default=1000, metavar="N", help="a shard (default: 1000)")
     parser.add_argument("--num-codebooks", type=_positive, metavar="K", help="leading codebooks (default: all)")
-    parser.add_argument(
-        "--copies",
-        type=_positive,
-        default=0,
-        metavar="N",
-        help="copies of each training recording, varied in speed, level and start (default: none)",
-    )
     parser.add_argument("--strict", action="store_true", help="stop at the first bad recording instead of listing it")
+    _device(parser)
+
+
+def _cluster(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("data", metavar="DATA", help="folder of `voder prepare`; its training split is clustered")
+    parser.add_argument("--clusters", type=_positive, required=True, metavar="K", help="how many")
+    parser.add_argument("--model", metavar="RUN", help="hubert encoder whose frames are clustered (labels: or MFCCs)")
+    parser.add_argument("--layer", type=int, metavar="L", help="of the encoder, from 1 (default: its output)")
+    parser.add_argument("-o", "--output", metavar="DIR", help="write encoder and centres there: a unit tokenizer")
+    parser.add_argument("--labels", nargs="?", const="km", metavar="SUFFIX", help="write DATA/train.km, valid.km, …")
+    parser.add_argument("--frames", type=_positive, default=500_000, metavar="N", help="at most (default: 500000)")
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the choice of frames (default: 0)")
     _device(parser)
 
 
@@ -103,6 +108,9 @@ def _say(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", required=True, metavar="FILE", help=".wav, .flac, .ogg, .opus or .mp3")
     parser.add_argument("--voice", metavar="FILE|SPEAKER", help="1 to 3 s of a voice, or a speaker of the training")
     parser.add_argument("--voice-text", metavar="TEXT", help="what is said in the recording given with --voice")
+    group = parser.add_argument_group("voices of several languages (VALL-E-X: zh, ja, en)")
+    group.add_argument("--language", metavar="L", help="of the text (default: en)")
+    group.add_argument("--voice-language", metavar="L", help="of --voice-text (default: that of the text)")
     _sampling(parser)
     _device(parser)
 
@@ -156,6 +164,12 @@ def _ask(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("question", metavar="QUESTION", help="what to answer about it")
     parser.add_argument("--model", required=True, metavar="RUN", help="a listening model: checkpoint, run or name")
     parser.add_argument("--beam", type=_positive, metavar="N", help="beams (default: the model's own)")
+    parser.add_argument(
+        "--lora-factor",
+        type=float,
+        metavar="F",
+        help="salmonn: strength of what was trained into its language model (default: 1; 0: the model alone)",
+    )
     _sampling(parser)
     _device(parser)
 
@@ -270,6 +284,13 @@ VERBS: dict[str, Verb] = {
         _tokenize,
         "voder tokenize data/ --tokenizer runs/codec -o tokens/",
         "Finished shards are reused when the command runs again.",
+    ),
+    "cluster": Verb(
+        "corpus",
+        "find units: clusters of an encoder's frames, or labels to train HuBERT on",
+        _cluster,
+        "voder cluster data/ --model hubert-base --layer 6 --clusters 100 -o units/",
+        "What -o writes is for `voder units` and `voder tokenize`; --labels is for `voder train hubert`.",
     ),
     "say": Verb(
         "speech",

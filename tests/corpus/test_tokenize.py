@@ -14,7 +14,7 @@ from torch import nn
 
 from voder.corpus.tokenize import tokenize_corpus
 from voder.data.manifest import Manifest, Utterance, write_manifest
-from voder.data.shards import TokenStore, recording_id
+from voder.data.shards import TokenStore
 from voder.errors import AudioError, ConfigError, FittedPartMismatch, InputError, ResourceError
 from voder.roles import Codec, Encoded, UnitTokenizer
 
@@ -282,22 +282,3 @@ def test_what_is_too_short_stops_a_strict_run(data, codec_folder, tmp_path):
 def test_a_unit_tokenizer_has_no_second_codebook(data, codec_folder, tmp_path):
     with pytest.raises(ConfigError, match="between 1 and 1"):
         tokenize_corpus(data, Loudness(), codec_folder, tmp_path / "units", num_codebooks=2)
-
-
-def test_copies_are_of_training_recordings_alone_and_the_same_every_time(data, codec_folder, tmp_path):
-    plain = tokenize_corpus(data, Levels(), codec_folder, tmp_path / "plain")
-    report = tokenize_corpus(data, Levels(), codec_folder, tmp_path / "one", copies=2, shard_recordings=4)
-    tokenize_corpus(data, Levels(), codec_folder, tmp_path / "two", copies=2, shard_recordings=100)
-    assert report.recordings["train"] == 3 * plain.recordings["train"]
-    assert report.recordings["valid"] == plain.recordings["valid"]
-    splits = {name: TokenStore.open(tmp_path / name).split("train") for name in ("plain", "one", "two")}
-    codes = {
-        name: {split.utterance(number).id: split.codes(number) for number in range(len(split))}
-        for name, split in splits.items()
-    }
-    assert codes["one"].keys() == codes["two"].keys()
-    assert all(np.array_equal(codes["one"][id_], codes["two"][id_]) for id_ in codes["one"])
-    for id_, found in codes["one"].items():
-        original = codes["plain"][recording_id(id_)]
-        assert np.array_equal(found, original) == (id_ in codes["plain"])
-        assert 0.85 * original.shape[1] - 1 <= found.shape[1] <= 1.15 * original.shape[1] + 5

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from voder.data.batching import BucketedBatches
+from voder.data.batching import BucketedBatches, spread
 from voder.errors import ConfigError, InputError
 
 LENGTHS = st.lists(st.integers(1, 500), min_size=1, max_size=200).map(lambda values: np.array(values))
@@ -88,3 +88,9 @@ def test_what_cannot_be_batched_is_said_by_name():
 def test_nan_lengths_are_refused():
     with pytest.raises(ConfigError, match="item 1 is nan long"):
         BucketedBatches(np.array([1.0, np.nan]), max_total=5, max_batch=4, seed=0)
+
+
+def test_items_to_judge_are_spread_evenly():
+    assert spread("abcdefgh", 4) == ["a", "c", "e", "g"]
+    assert spread("abc", 5) == ["a", "b", "c"]
+    assert spread("", 5) == []

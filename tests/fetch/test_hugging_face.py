@@ -51,10 +51,21 @@ def test_files_of_the_pinned_revision_are_converted(toy, asked):
     assert {call[2] for call in asked} == {"a" * 40}
 
 
+def test_files_may_lie_in_several_repositories(toy, asked, monkeypatch):
+    (source,) = toy.row.hub
+    sources = tuple(
+        replace(source, repository=f"toys/{number}", files=(file,)) for number, file in enumerate(source.files)
+    )
+    monkeypatch.setattr(hub, "published", lambda: {toy.row.name: replace(toy.row, hub=sources)})
+    fetch.fetch("toy-whisper", via="hub")
+    assert hub.load("toy-whisper").model.config.width == 16
+    assert {call[0] for call in asked} == {"toys/0", "toys/1"}
+
+
 @pytest.mark.parametrize("etag", ["0" * 64, "of a small file: git's own sum"])
 def test_a_file_without_a_sum_in_the_table_is_compared_with_what_the_hub_promises(toy, asked, monkeypatch, etag):
-    files = tuple(HubFile(file.path, file.num_bytes) for file in toy.row.hub.files)
-    row = replace(toy.row, hub=replace(toy.row.hub, files=files))
+    files = tuple(HubFile(file.path, file.num_bytes) for file in toy.row.hub[0].files)
+    row = replace(toy.row, hub=(replace(toy.row.hub[0], files=files),))
     monkeypatch.setattr(hub, "published", lambda: {row.name: row})
     monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", lambda address: SimpleNamespace(etag=etag))
     if len(etag) == 64:
@@ -65,8 +76,8 @@ def test_a_file_without_a_sum_in_the_table_is_compared_with_what_the_hub_promise
 
 
 def test_a_damaged_file_is_asked_for_again_the_next_time(toy, asked, monkeypatch):
-    files = tuple(replace_sum(file) for file in toy.row.hub.files)
-    row = replace(toy.row, hub=replace(toy.row.hub, files=files))
+    files = tuple(replace_sum(file) for file in toy.row.hub[0].files)
+    row = replace(toy.row, hub=(replace(toy.row.hub[0], files=files),))
     monkeypatch.setattr(hub, "published", lambda: {row.name: row})
     for _ in range(2):
         with pytest.raises(CheckpointError, match="instead of 1111111111111111…"):

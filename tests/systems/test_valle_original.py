@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from voder import checkpoint, conversion, hub
-from voder.audio.io import AudioClip
+from voder import checkpoint, conversion, exits, hub
+from voder.audio.io import AudioClip, write_audio
+from voder.cli import main
 from voder.corpus.prepare import prepare_corpus
 from voder.corpus.tokenize import tokenize_corpus
 from voder.errors import CheckpointError, ConfigError, InputError, TextError
@@ -51,6 +52,7 @@ def prompt():
 
 
 def converted(tmp_path, codec, *more, **changes):
+    tmp_path.mkdir(exist_ok=True)
     convert.write_original(network(**changes), tmp_path / "theirs.pt")
     (tmp_path / "table.k2symbols").write_text("".join(f"{s} {i}\n" for i, s in enumerate(TABLE)), encoding="utf-8")
     given = ["num_heads=2", f"codec={codec}", *more]
@@ -179,9 +181,31 @@ def test_vall_e_x_is_told_the_language(tmp_path, codec, prompt, monkeypatch):
         for name in ("zh", "ja", "en", None):
             with pytest.raises(ZeroDivisionError):
                 speaker.say_batch([request], language=name)
-    assert [each.tolist() for each in seen] == [[[n] * 4] for n in (0, 1, 2, 2)]
+        both = replace(request, prompt_text="ids: 7 8")
+        for options in ({"language": "ja"}, {"language": "ja", "voice_language": "zh"}, {"voice_language": "ja"}):
+            with pytest.raises(ZeroDivisionError):
+                speaker.say_batch([both], **options)
+    assert [each.tolist() for each in seen[:4]] == [[[n] * 4] for n in (0, 1, 2, 2)]
+    assert [each[0].tolist() for each in seen[4:]] == [[1] * 6, [0] * 2 + [1] * 4, [1] * 2 + [2] * 4]
     with pytest.raises(ConfigError, match="language is 'de'"):
         speaker.say_batch([request], language="de")
+
+
+def test_the_verb_says_which_languages_a_voice_knows(tmp_path, codec, prompt, capsys):
+    write_audio(tmp_path / "prompt.wav", prompt)
+    told, untold = converted(tmp_path, codec, **VARIANTS["vall-e-x"]), converted(tmp_path / "plain", codec)
+
+    def say(model, *options):
+        given = ["--model", str(model), "--voice", str(tmp_path / "prompt.wav"), "-o", str(tmp_path / "out.wav")]
+        return main(["say", "ids: 3 4", *given, *options]), capsys.readouterr().err
+
+    # a random network may say nothing or never end; no more than its length is wanted of it here
+    assert say(told, "--language", "ja", "--voice-language", "zh")[0] in (exits.DONE, exits.PARTIAL)
+    assert (tmp_path / "out.wav").exists()
+    status, said = say(told, "--language", "de")
+    assert (status, "--language is de; this voice knows zh, ja, en" in said) == (exits.USER, True)
+    status, said = say(untold, "--voice-language", "ja")
+    assert (status, "--voice-language is ja; this voice is told no language" in said) == (exits.USER, True)
 
 
 def test_tables_and_codecs_that_do_not_fit_are_refused(tmp_path, codec):

@@ -1,9 +1,14 @@
 """Tokenizers of language models: bytes, folders, and text that looks like a marker."""
 
+import json
+import shutil
+from pathlib import Path
+
 import pytest
 
 from voder.errors import CheckpointError, TextError
 from voder.text.subwords import (
+    CHAT_TEMPLATE,
     NUM_BYTE_IDS,
     byte_tokenizer,
     encode,
@@ -11,9 +16,12 @@ from voder.text.subwords import (
     encode_marked,
     fingerprint,
     read_tokenizer,
+    read_unchanged,
     tokenizer_files,
     without_added,
 )
+
+MODEL = Path(__file__).parents[1] / "fixtures" / "common" / "tiny_llama_tokenizer" / "tokenizer.model"
 
 
 @pytest.fixture(scope="module")
@@ -72,10 +80,20 @@ def test_a_folder_is_read_as_it_was_written(tokenizer, tmp_path):
         read_tokenizer(tmp_path / "t")
 
 
-def test_a_missing_package_is_named(tmp_path, monkeypatch):
-    (tmp_path / "tokenizer.model").write_bytes(b"x")
-    monkeypatch.setattr("voder.text.subwords.find_spec", lambda name: None)
-    with pytest.raises(CheckpointError, match="package sentencepiece"):
+def test_a_sentencepiece_model_is_read_with_what_the_files_beside_it_add(tmp_path):
+    shutil.copy(MODEL, tmp_path)
+    assert len(read_tokenizer(tmp_path)) == 400
+    (tmp_path / "added_tokens.json").write_text(json.dumps({"<1>": 401, "<0>": 400}))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": CHAT_TEMPLATE}))
+    tokenizer = read_tokenizer(tmp_path)
+    assert tokenizer.convert_tokens_to_ids(["<0>", "<1>"]) == [400, 401]
+    assert tokenizer.chat_template == CHAT_TEMPLATE
+    assert len(read_unchanged(tmp_path, 400)) == 400
+    (tmp_path / "added_tokens.json").write_text(json.dumps({"<1>": 402}))
+    with pytest.raises(CheckpointError, match="leaves gaps before '<1>'"):
+        read_tokenizer(tmp_path)
+    (tmp_path / "added_tokens.json").write_text("[]")
+    with pytest.raises(CheckpointError, match="must hold a table"):
         read_tokenizer(tmp_path)
 
 

@@ -8,21 +8,18 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
-from itertools import product
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from voder.audio.io import AudioClip
-from voder.audio.vary import vary_clip
 from voder.checkpoint import identity, read, resolve
 from voder.corpus.progress import track
 from voder.data.loader import Prefetcher
 from voder.data.manifest import Manifest, Utterance, json_line, to_line
-from voder.data.randomness import generator
-from voder.data.shards import COPY, Skipped, TokenizerInfo, TokenWriter
+from voder.data.shards import Skipped, TokenizerInfo, TokenWriter
 from voder.errors import AudioError, ConfigError, InputError, ResourceError
 from voder.files import write_text
 from voder.roles import Codec, UnitTokenizer, collate_clips
@@ -37,7 +34,7 @@ class TokenizeReport:
     output: str
     """the store's folder"""
     recordings: dict[str, int]
-    """recordings written, by split, varied copies among them"""
+    """recordings written, by split"""
     frames: dict[str, int]
     """codec frames written, by split"""
     hours: float
@@ -68,7 +65,6 @@ class _Job:
     device: torch.device
     num_codebooks: int
     batch_duration_s: float
-    copies: int
     strict: bool
 
 
@@ -82,24 +78,20 @@ def tokenize_corpus(
     batch_duration_s: float = 60.0,
     num_codebooks: int | None = None,
     shard_recordings: int = 1000,
-    copies: int = 0,
     strict: bool = False,
 ) -> TokenizeReport:
     """Encode the splits of `data` with `tokenizer` (loaded from `tokenizer_folder`) into a token store.
 
-    A codec gives its codebooks, a unit tokenizer one (repeats are kept). Of every training recording `copies` more are
-    made that differ a little in speed, level and place in the grid of frames (`voder.audio.vary`): a language model
-    of codes learns a small corpus by heart otherwise.
+    A codec gives its codebooks, a unit tokenizer one (repeats are kept).
 
     A batch holds at most `batch_duration_s` seconds, padding included. Recordings that cannot be read, or are too short
     for the tokenizer, are listed and left out, or with `strict` stop the run. Raises InputError when there is nothing
     to encode, FittedPartMismatch when `output` belongs to another codec, ResourceError when memory runs out or another
     process writes there.
     """
-    if not batch_duration_s > 0 or shard_recordings < 1 or copies < 0:
+    if not batch_duration_s > 0 or shard_recordings < 1:
         raise ConfigError(
-            f"batch_duration_s and shard_recordings must be positive and copies not negative, but they are "
-            f"{batch_duration_s}, {shard_recordings} and {copies}"
+            f"batch_duration_s and shard_recordings must be positive, but are {batch_duration_s} and {shard_recordings}"
         )
     most = tokenizer.num_codebooks if isinstance(tokenizer, Codec) else 1
     used = most if num_codebooks is None else num_codebooks
@@ -112,7 +104,6 @@ def tokenize_corpus(
         device=torch.device(device),
         num_codebooks=used,
         batch_duration_s=batch_duration_s,
-        copies=copies,
         strict=strict,
     )
     with TokenWriter(output, tokenizer=_info(folder, job), tokenizer_folder=folder) as writer:
@@ -144,17 +135,14 @@ def _tokenize(writer: TokenWriter, manifests: dict[str, Manifest], job: _Job, si
     silence = AudioClip(np.zeros((_channels(job), rate), np.float32), rate)
     writer.write_silence(_encode([silence], job)[0])
     spans = [
-        (split, f"{split}-{number:05d}", start, copy)
+        (split, f"{split}-{start // size:05d}", range(start, min(start + size, len(manifest))))
         for split, manifest in manifests.items()
-        for number, (copy, start) in enumerate(
-            product(range(1 + (job.copies if split == "train" else 0)), range(0, len(manifest), size))
-        )
+        for start in range(0, len(manifest), size)
     ]
     shards: dict[str, list[str]] = {split: [] for split in manifests}
     reused = 0
-    for split, name, start, copy in track(spans, len(spans), "tokenizing"):
-        manifest = manifests[split]
-        utterances = [_copy(manifest[index], copy) for index in range(start, min(start + size, len(manifest)))]
+    for split, name, span in track(spans, len(spans), "tokenizing"):
+        utterances = [manifests[split][index] for index in span]
         key = _key(writer, utterances)
         if writer.has_shard(name, key):
             reused += 1
@@ -175,11 +163,6 @@ def _tokenize(writer: TokenWriter, manifests: dict[str, Manifest], job: _Job, si
         reused_shards=reused,
         written_shards=len(spans) - reused,
     )
-
-
-def _copy(utterance: Utterance, number: int) -> Utterance:
-    """Name a varied copy; number 0 is the recording itself."""
-    return replace(utterance, id=f"{utterance.id}{COPY}{number}") if number else utterance
 
 
 def _key(writer: TokenWriter, utterances: Sequence[Utterance]) -> str:
@@ -235,9 +218,7 @@ def _read(utterance: Utterance, job: _Job) -> AudioClip | AudioError:
         clip = utterance.read(sample_rate_hz=job.tokenizer.sample_rate_hz, channels=_channels(job))
     except AudioError as error:
         return error
-    if not clip.num_samples:
-        return AudioError(f"{utterance.audio} holds no samples")
-    return vary_clip(clip, generator(0, "copy", utterance.id)) if COPY in utterance.id else clip
+    return clip if clip.num_samples else AudioError(f"{utterance.audio} holds no samples")
 
 
 def _encode_batch(clips: dict[int, AudioClip], job: _Job) -> dict[int, np.ndarray | AudioError]:

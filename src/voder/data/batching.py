@@ -5,7 +5,9 @@ batches with generators derived from (seed, epoch). Nothing is drawn from an ite
 step, and the items of a step do not depend on the number of workers: they share one global batch.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Int64
@@ -14,6 +16,7 @@ from voder.data.randomness import generator
 from voder.errors import ConfigError, InputError
 
 Indices = Int64[np.ndarray, " item"]
+Item = TypeVar("Item")
 
 _WIDTH = 1.25
 """A bucket closes when the next item is longer than this times its first …"""
@@ -87,6 +90,12 @@ class BucketedBatches:
             return batches
         order = generator(self.seed, "batches", epoch).permutation(len(batches))
         return [batches[index] for index in order]
+
+
+def spread(items: Sequence[Item], most: int) -> list[Item]:
+    """At most so many of the items, evenly spread from the first on: what an evaluation judges."""
+    count = min(len(items), most)
+    return [items[number * len(items) // count] for number in range(count)]
 
 
 def _make_buckets(lengths: np.ndarray, max_total: float, max_batch: int) -> list[_Bucket]:

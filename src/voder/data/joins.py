@@ -10,11 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from voder.data.holdout import is_held_out
-from voder.data.shards import TokenSplit, recording_id
+from voder.data.shards import TokenSplit
 from voder.errors import ConfigError, TokensError
+from voder.sequence.voices import UNKNOWN
 
-UNKNOWN = -1
-"""Speaker of clips whose speaker is not known."""
 _TRIES = 1000
 
 
@@ -77,13 +76,10 @@ class StringMaker:
         self.lengths = np.asarray(split.lengths)
         usable = (self.lengths > 0) & (self.lengths <= max_frames)
         self.speakers = np.full(len(split), UNKNOWN, np.int32)
-        self._recordings = np.zeros(len(split), np.int32)
-        numbers: dict[str, int] = {}
-        for index in range(len(split)):  # numbers stay in memory; texts are read again when drawn
+        for index in range(len(split)):  # one number per clip stays in memory; texts are read again when drawn
             utterance = split.utterance(index)
             usable[index] &= bool(text_of(utterance.text))
             self.speakers[index] = speaker_of(utterance.speaker)
-            self._recordings[index] = numbers.setdefault(recording_id(utterance.id), len(numbers))
         self.usable = np.flatnonzero(usable)
         self.num_left_out = len(split) - self.usable.size
         if not self.usable.size:
@@ -130,7 +126,7 @@ class StringMaker:
     def prompt(self, rng: np.random.Generator, target: Spoken, max_clips: int) -> Spoken | None:
         """Other recordings of the target's speaker, up to `max_clips` joined; None when there are none."""
         pool = self._prompts_of.get(target.speaker, np.array([], dtype=np.int64))
-        pool = pool[~np.isin(self._recordings[pool], self._recordings[list(target.clips)])]  # nor copies of them
+        pool = pool[~np.isin(pool, target.clips)]
         if not pool.size:
             return None
         for _ in range(_TRIES):

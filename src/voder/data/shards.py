@@ -31,8 +31,6 @@ from voder.errors import FittedPartMismatch, ManifestError, ResourceError, Token
 from voder.files import atomic_path, folder_written_atomically, only_writer, remove_leftovers, write_text
 
 FORMAT = "voder-tokens/1"
-COPY = "#copy"
-"""In the id of a varied copy: what stands before is the id of the recording."""
 _OPEN_SHARDS = 16
 
 ItemCodes = Int[np.ndarray, "codebook _"]
@@ -65,11 +63,6 @@ class Skipped(NamedTuple):
     id: str
     audio: str
     reason: str
-
-
-def recording_id(id_: str) -> str:
-    """The recording that a copy is of; the id itself for a recording."""
-    return id_.rpartition(COPY)[0] or id_
 
 
 class TokenSplit:

@@ -36,6 +36,14 @@ def summarize_tokens(store: TokenStore) -> dict[str, Any]:
     }
 
 
+def summarize_splits(folder: Path, *, recordings: bool) -> dict[str, Any]:
+    """What train.jsonl and valid.jsonl hold: recordings, or dialogues and authors' records."""
+    files = {split: folder / f"{split}.jsonl" for split in ("train", "valid")}
+    if recordings:
+        return {split: summarize(Manifest.open(file)) for split, file in files.items()}
+    return {split: summarize_dialogues(file) for split, file in files.items()}
+
+
 def summarize_dialogues(file: Path) -> dict[str, Any]:
     """Size and hash of a file of dialogues or of an authors' records."""
     content = file.read_bytes()

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from voder.hub import System
-from voder.train.stages import Stage, freeze_all_but
+from voder.train.stages import Stage, learns
 
 _BYTES = {"weight": 4, "gradient": 4, "adam": 8}
 _GIGABYTE = 1e9
@@ -29,24 +29,33 @@ class Plan:
 
 def count_parameters(system: System, preset: str) -> int:
     """Parameters of a preset's model."""
-    return _count(system, system.preset(preset).model, None).trained
+    plan = _count(system, system.preset(preset).model, None)
+    return plan.trained + plan.frozen
 
 
 def _count(system: System, model_config: Any, stage: Stage | None) -> Plan:
+    """What learns in a stage; without one, all that the model itself does not keep frozen."""
     with torch.device("meta"):
         model = system.build(model_config)
-    if stage is not None:
-        freeze_all_but(model, stage.trained)
-    counts = [(p.numel(), p.requires_grad) for p in model.parameters()]
-    if stage is None:
-        return Plan(trained=sum(n for n, _ in counts), frozen=0)
-    return Plan(trained=sum(n for n, t in counts if t), frozen=sum(n for n, t in counts if not t))
+    trained = frozen = 0
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad if stage is None else learns(name, stage.trained):
+            trained += parameter.numel()
+        else:
+            frozen += parameter.numel()
+    return Plan(trained=trained, frozen=frozen)
+
+
+def _trained_unasked(system: System, task: Any) -> Stage | None:
+    """The stage that a run trains without `--stage`: the one that its settings name, or the only one there is."""
+    only = next(iter(system.stages.values())) if len(system.stages) == 1 else None
+    return system.stages.get(getattr(task, "stage", ""), only)
 
 
 def describe(system: System, config: Any, *, preset: str, stage_name: str | None) -> str:
     """The plan of a run as a page of text."""
     stage = system.stages[stage_name] if stage_name else None
-    plan = _count(system, config.model, stage)
+    plan = _count(system, config.model, stage or _trained_unasked(system, config.task))
     loop, optimizer, schedule = config.loop, config.loop.optimizer, config.loop.schedule
     rates = f"learning rate {optimizer.learning_rate:g}, betas {optimizer.betas}, decay {optimizer.weight_decay:g}"
     alone, shared = plan.memory_gb(), plan.memory_gb(shards=8)

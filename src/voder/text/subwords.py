@@ -10,11 +10,11 @@ import json
 import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from voder.errors import CheckpointError, TextError
+from voder.text.sentencepiece_model import read_sentencepiece
 
 BYTES = "bytes"
 """Names the tokenizer that needs no file."""
@@ -66,21 +66,44 @@ def read_tokenizer(folder: Path) -> Any:
     """Read a tokenizer's files; nothing is downloaded and no code of theirs runs.
 
     Raises:
-        CheckpointError: missing, damaged, or in need of a package that is absent.
+        CheckpointError: missing, damaged, or of a kind that is not read here.
     """
     from transformers import AutoTokenizer
 
     if not any((folder / name).is_file() for name in FILES):
         raise CheckpointError(f"{folder} holds no tokenizer; it needs {' or '.join(FILES[:3])}")
-    alone = (folder / "tokenizer.model").is_file() and not (folder / "tokenizer.json").is_file()
-    if alone and find_spec("sentencepiece") is None:
-        raise CheckpointError(f"{folder / 'tokenizer.model'} needs the package sentencepiece, which is absent")
+    if (folder / "tokenizer.model").is_file() and not (folder / "tokenizer.json").is_file():
+        return _read_sentencepiece_folder(folder)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # whatever damaged JSON leads to
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise CheckpointError(f"the tokenizer in {folder} cannot be read ({reason})") from error
     return tokenizer
+
+
+def _read_sentencepiece_folder(folder: Path) -> Any:
+    """A `tokenizer.model` with what the files beside it add: tokens, and a chat template."""
+    tokenizer = read_sentencepiece(folder / "tokenizer.model")
+    added, settings = (_json(folder / name) for name in ("added_tokens.json", "tokenizer_config.json"))
+    tokenizer.add_tokens(
+        sorted((token for token in added if token not in tokenizer.get_vocab()), key=added.__getitem__)
+    )
+    wrong = [token for token, id_ in added.items() if tokenizer.convert_tokens_to_ids(token) != id_]
+    if wrong:
+        raise CheckpointError(f"{folder / 'added_tokens.json'} leaves gaps before {wrong[0]!r}; copy it again")
+    tokenizer.chat_template = settings.get("chat_template")
+    return tokenizer
+
+
+def _json(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{file} is not readable ({error})") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{file} must hold a table")
+    return content
 
 
 def without_added(tokenizer: Any, size: int) -> Any:
@@ -101,6 +124,16 @@ def without_added(tokenizer: Any, size: int) -> Any:
     )
     plain.chat_template = tokenizer.chat_template
     return plain
+
+
+def read_unchanged(folder: Path, size: int) -> Any:
+    """The tokenizer of a folder as it was with `size` ids, before others added tokens that text may now turn into.
+
+    Raises:
+        CheckpointError: missing or damaged.
+    """
+    model = folder / "tokenizer.model"
+    return read_sentencepiece(model) if model.is_file() else without_added(read_tokenizer(folder), size)
 
 
 def encode(tokenizer: Any, text: str) -> list[int]:

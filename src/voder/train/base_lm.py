@@ -4,7 +4,7 @@ A setting names it (`task.lm=smollm2-135m-instruct`). The system takes its sizes
 and its checkpoints hold them by hard link (`Task.parts`, `Task.borrowed`), so that what is trained is small on disk.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,23 @@ from voder.config import from_dict
 from voder.errors import CheckpointError, FittedPartMismatch
 from voder.nn.causal_lm import CausalLmConfig
 from voder.text.subwords import BYTES as BYTES
-from voder.text.subwords import byte_tokenizer, fingerprint, read_tokenizer
+from voder.text.subwords import NUM_BYTE_IDS, byte_tokenizer, fingerprint, read_tokenizer
 
 PART, TOKENIZER = "lm", "tokenizer"
 """What the language model, and a tokenizer alone, are called among the parts of a checkpoint."""
 _THEIRS = "network."
+TINY = CausalLmConfig(
+    vocabulary_size=NUM_BYTE_IDS,
+    width=16,
+    ffn_width=32,
+    num_layers=2,
+    num_heads=2,
+    num_kv_heads=1,
+    max_positions=512,
+    tie_embeddings=True,
+    pad_id=0,
+)
+"""Sizes of `lm/tiny`, which reads bytes, for tests."""
 SMOLLM2_135M = CausalLmConfig(
     vocabulary_size=49_152,
     width=576,
@@ -52,13 +64,29 @@ class BaseLm:
     tokenizer_name: str
     """`bytes`, or the tokenizer's fingerprint."""
 
-    def load_into(self, network: nn.Module, names: Mapping[str, str]) -> None:
-        """Fill a network; `names` gives for each weight of the base that of the network (`borrowed_names`)."""
-        state = checkpoint.load_state(self.folder)
-        own = network.state_dict()
-        checkpoint.load_into(
-            network, own | {ours: state[_THEIRS + theirs] for ours, theirs in names.items()}, self.folder
-        )
+
+class LentLm:
+    """The frozen language model of a system in training: it fills the system's network, and its checkpoints borrow it.
+
+    Without a name there is none: the network stays as it is, reads bytes, and is saved whole.
+    """
+
+    def __init__(self, name: str, model: nn.Module, names: Mapping[str, str]) -> None:
+        """`names` gives for each frozen weight of `model` that of the base (`borrowed_names`).
+
+        Raises:
+            CheckpointError: as `find_base_lm`; or the weights are of other sizes.
+        """
+        base = find_base_lm(name) if name else None
+        self.tokenizer = byte_tokenizer() if base is None else base.tokenizer
+        self.parts = {} if base is None else {PART: base.folder}
+        """What `Task.parts` returns."""
+        self.borrowed = {} if base is None else borrowed(names)
+        """What `Task.borrowed` returns."""
+        if base is not None:
+            state = checkpoint.load_state(base.folder)
+            lent = {ours: state[_THEIRS + theirs] for ours, theirs in names.items()}
+            checkpoint.load_into(model, model.state_dict() | lent, base.folder)
 
 
 def find_base_lm(name: str) -> BaseLm:
@@ -82,6 +110,31 @@ def find_base_lm(name: str) -> BaseLm:
         tokenizer=tokenizer_of(called, found.parts, found.folder),
         tokenizer_name=called,
     )
+
+
+def fitted_lm(
+    name: str, own: CausalLmConfig, trained_on: str | None, fit: Callable[[CausalLmConfig], CausalLmConfig]
+) -> tuple[CausalLmConfig, str]:
+    """Sizes and tokenizer of the language model that `task.lm` names, or `own` sizes and bytes where it names none.
+
+    Args:
+        name: the setting.
+        own: the system's sizes so far.
+        trained_on: the tokenizer of the checkpoint that is started from, if one is.
+        fit: what the system changes about the language model's own sizes.
+
+    Raises:
+        FittedPartMismatch: the checkpoint that is started from was trained on another language model.
+    """
+    found = find_base_lm(name) if name else None
+    tokenizer = BYTES if found is None else found.tokenizer_name
+    sizes = own if found is None else fit(found.config)
+    if trained_on is not None and (trained_on, own) != (tokenizer, sizes):
+        raise FittedPartMismatch(
+            f"the checkpoint to start from has a language model with the tokenizer {trained_on}, and task.lm={name!r} "
+            f"one with {tokenizer}; set task.lm to the same language model"
+        )
+    return sizes, tokenizer
 
 
 def tokenizer_of(name: str, parts: Mapping[str, Path], where: Path, part: str = TOKENIZER) -> Any:

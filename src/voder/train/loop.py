@@ -101,6 +101,18 @@ def cosine_loop(
     )
 
 
+def few_steps(learning_rate: float) -> LoopConfig:
+    """For presets `tiny`: four steps, on the way to which everything that happens in a run happens twice."""
+    return LoopConfig(
+        steps=4,
+        optimizer=OptimizerConfig(learning_rate=learning_rate),
+        schedule=ScheduleConfig(warmup_steps=1),
+        evaluate_every=2,
+        save_every=2,
+        log_every=1,
+    )
+
+
 @dataclass
 class State:
     """Where a run stands: all that hooks may see."""

@@ -10,6 +10,30 @@ from typing import Any
 from voder import exits
 from voder.errors import ConfigError
 
+ROLES: dict[str, tuple[str, ...]] = {
+    "say": ("Speaker",),
+    "transcribe": ("Transcriber",),
+    "units": ("UnitTokenizer",),
+    "resynthesize": ("Generator",),
+    "continue": ("Continuer",),
+    "ask": ("Listener",),
+    "chat": ("Chatter",),
+    "tokenize": ("Codec", "UnitTokenizer"),
+    "eval": ("Codec", "Transcriber", "Speaker"),
+}
+"""What a model must be for a verb to work with it: any of these."""
+
+
+def load_for(verb: str, model: str | Path, device: Any) -> Any:
+    """Load a model that a verb works with.
+
+    Raises:
+        CheckpointError: nothing trained is there, or something else; says what is wanted, and how it can be had.
+    """
+    from voder import hub
+
+    return hub.load_any(model, ROLES[verb], device=device)
+
 
 def note(text: str) -> None:
     """Tell the user something beside the result."""
@@ -54,8 +78,9 @@ def write_speech(output: Path, clip: Any, *, truncated: bool, stop_reason: str) 
 
 
 def cut_short(what: str, stop_reason: str) -> int:
-    """Say that a result is partial; the exit code."""
-    note(f"{what} is cut short: the longest length was reached before the end ({stop_reason})")
+    """Say that a result is partial, and why (`limit`, or in words); the exit code."""
+    reason = "the longest length was reached before the end" if stop_reason == "limit" else stop_reason
+    note(f"{what} is cut short: {reason}")
     return exits.PARTIAL
 
 

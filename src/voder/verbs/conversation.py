@@ -10,32 +10,33 @@ from typing import Any
 
 from voder.config import nearest
 from voder.errors import ConfigError, InputError, VoderError
-from voder.verbs.common import cut_short, machine, note, sampling_of
+from voder.verbs.common import cut_short, load_for, machine, note, sampling_of
 
 _COMMANDS = ("/audio", "/image", "/want", "/new", "/quit")
 
 
 def run_ask(args: argparse.Namespace, command: list[str]) -> int:
     """Answer a question about a recording."""
-    from voder import hub
+    from voder.audio.io import read_audio
 
-    options = sampling_of(args) | ({"beam": args.beam} if args.beam else {})
+    given = {"beam": args.beam, "lora_factor": args.lora_factor}
+    options = sampling_of(args) | {name: value for name, value in given.items() if value is not None}
+    clip = read_audio(Path(args.file))  # a bad file is named before seconds are spent on the model
     with machine(args) as device:
-        listener = hub.load_role(args.model, "Listener", device=device)
-        answer = listener.answer(Path(args.file), args.question, seed=args.seed, **options)
+        listener = load_for("ask", args.model, device)
+        answer = listener.answer(clip, args.question, seed=args.seed, **options)
     print(answer.text)
     return cut_short("the answer", answer.stop_reason) if answer.truncated else 0
 
 
 def run_chat(args: argparse.Namespace, command: list[str]) -> int:
     """Talk until the input ends; a turn that fails is named and forgotten, and the conversation goes on."""
-    from voder import hub
 
     sampling = sampling_of(args)
     sampling |= {"max_new": args.max_new} if args.max_new else {}
     sampling |= {"num_beams": args.beam} if args.beam else {}
     with machine(args) as device:
-        chatter = hub.load_role(args.model, "Chatter", device=device)
+        chatter = load_for("chat", args.model, device)
         options = _options(chatter, {"task": args.task, "hear": args.hear})
         if sys.stdin.isatty():
             note(f"takes {', '.join(chatter.takes)}; gives {', '.join(chatter.gives)}; /quit ends")

@@ -3,44 +3,94 @@
 import argparse
 import contextlib
 import sys
-from collections.abc import Callable, Iterator
+import textwrap
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from voder.config import to_yaml
-from voder.verbs.common import note
+from voder.verbs.common import ROLES, note
+
+if TYPE_CHECKING:
+    from voder.fetch import Offer
+
+_COLUMNS = 100
+"""How wide a list may be."""
 
 
 def run_list(args: argparse.Namespace, command: list[str]) -> int:
     """Show what there is."""
-    from voder import hub
+    from voder.fetch import list_published
     from voder.systems import SYSTEMS
 
     if args.anatomy:
         return _list_anatomy(args.system)
     if args.system:
         return _list_system(args.system)
+    offers = list_published()
     width = max(map(len, SYSTEMS))
     for name, line in SYSTEMS.items():
-        print(f"{name:<{width}}  {line}")
-        print(f"{'':<{width}}  {', '.join(hub.find(name).roles) or 'no role'}")
-    print(f"\nbundled checkpoints: {', '.join(hub.bundled_names()) or 'none'}")
-    print("`voder list SYSTEM` shows presets, stages and settings; `voder list --anatomy` the parts")
+        rows = [offer for offer in offers if offer.published.system == name]
+        lines = [line, f"{_roles(name)} | {_state(name, rows)}"]
+        if rows:
+            lines.append(", ".join(f"{o.published.name} ({_size(o)}, {o.published.licence})" for o in rows))
+        for number, each in enumerate(line for text in lines for line in _wrapped(text, _COLUMNS - width - 2)):
+            print(f"{'' if number else name:<{width}}  {each}")
+    print("\n`voder list SYSTEM` shows presets, stages, weights and settings; `voder list --anatomy` the parts")
     return 0
+
+
+def _size(offer: "Offer") -> str:
+    """How much has to be downloaded for something, with all that it is put together with."""
+    from voder import hub
+    from voder.published import spell_size
+
+    row = offer.published
+    total = sum(each.num_bytes() for each in (row, *hub.parts_of(row)))
+    return f"{spell_size(total)} with its parts" if row.needs else spell_size(total)
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    return textwrap.wrap(text, width, break_on_hyphens=False, break_long_words=False)
+
+
+def _roles(name: str) -> str:
+    """What a system can be, and the verbs that work with it."""
+    from voder import hub
+
+    roles = hub.find(name).roles
+    verbs = [verb for verb, wanted in ROLES.items() if set(wanted) & set(roles)]
+    return f"{', '.join(roles)} | {', '.join(verbs) or 'a part of other systems'}"
+
+
+def _state(name: str, rows: Sequence["Offer"]) -> str:
+    """What can be used of a system now, and otherwise what must be done first."""
+    from voder import hub
+
+    bundled = [each for each in hub.bundled_names() if each.startswith(f"{name}/")]
+    here = [row.published.name for row in rows if row.here]
+    parts = [f"{kind}: {', '.join(names)}" for kind, names in (("bundled", bundled), ("here", here)) if names]
+    return "; ".join(parts) or ("to fetch" if rows else "none published, to train")
 
 
 def _list_system(name: str) -> int:
     from voder import hub
     from voder.conversion import layouts
     from voder.evaluate.plan import count_parameters
+    from voder.fetch import list_published
     from voder.systems import SYSTEMS
 
     system = hub.find(name)
-    print(f"{name}: {SYSTEMS[name]}\nroles: {', '.join(system.roles)}")
+    rows = [offer for offer in list_published() if offer.published.system == name]
+    print(f"{name}: {SYSTEMS[name]}\n{_roles(name)} | {_state(name, rows)}")
     for preset in system.presets:
         default = ", the default" if preset == system.default_preset else ""
         print(f"  {name}/{preset}  {count_parameters(system, preset):,} parameters{default}")
     for stage, value in system.stages.items():
         print(f"  --stage {stage}  {value.summary}")
+    if rows:
+        print("published weights (`voder fetch NAME`):")
+        _print_offers(rows)
     if known := layouts(name):
         print(f"layouts to export: {', '.join(f'{layout} ({what})' for layout, what in known.items())}")
     print(f"\nsettings of {name}/{system.default_preset}:\n")
@@ -66,10 +116,11 @@ def _list_anatomy(name: str | None) -> int:
 
 def run_fetch(args: argparse.Namespace, command: list[str]) -> int:
     """List what can be had, or bring it."""
-    from voder.fetch import fetch
+    from voder.fetch import fetch, list_published
 
     if not args.names:
-        return _list_published()
+        _print_offers(list_published())
+        return 0
     for name in args.names:
         with _download_shown(name) as progress:
             folder = fetch(
@@ -84,16 +135,18 @@ def run_fetch(args: argparse.Namespace, command: list[str]) -> int:
     return 0
 
 
-def _list_published() -> int:
-    from voder.fetch import list_published
+def _print_offers(offers: Sequence["Offer"]) -> None:
+    from voder.published import spell_size
 
-    for offer in list_published():
-        place = "here" if offer.here else f"{offer.num_bytes / 1e6:,.0f} MB"
-        sources = " or ".join(offer.sources)
+    width = max(len(offer.published.name) for offer in offers)
+    for offer in offers:
         row = offer.published
-        print(f"{row.name:<24} {row.system:<12} {place:>9}  {row.licence:<14} {sources}")
-        print(f"{'':<24} {row.what}")
-    return 0
+        place = "here" if offer.here else spell_size(row.num_bytes())
+        sources = " or ".join(row.sources) or "by hand"
+        print(f"{row.name:<{width}} {row.system:<15} {place:>7}  {sources:<10}  {row.licence}")
+        print(f"  {row.what}")
+        if row.needs:
+            print(f"  {_size(offer)}: {', '.join(row.needs.values())}")
 
 
 @contextlib.contextmanager

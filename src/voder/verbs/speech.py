@@ -9,22 +9,21 @@ from typing import Any
 from voder import exits
 from voder.config import nearest
 from voder.errors import ConfigError, InputError
-from voder.verbs.common import audio_file, machine, note, sampling_of, write_speech
+from voder.verbs.common import audio_file, load_for, machine, note, sampling_of, write_speech
 
 
 def run_say(args: argparse.Namespace, command: list[str]) -> int:
     """Say a text and write it to a file."""
-    from voder import hub
-
     output = audio_file(args.output)
     sampling = sampling_of(args)
     with machine(args) as device:
-        speaker = hub.load_role(args.model, "Speaker", device=device)
+        speaker = load_for("say", args.model, device)
         speech = speaker.say(
             args.text,
             voice=_voice(args.voice, speaker.speakers),
             voice_text=args.voice_text,
             seed=args.seed,
+            **_languages(args, speaker.languages),
             **sampling,
         )
     return write_speech(output, speech.clip, truncated=speech.truncated, stop_reason=speech.stop_reason)
@@ -39,9 +38,19 @@ def _voice(voice: str | None, speakers: tuple[str, ...]) -> str | Path | None:
     raise InputError(f"--voice {voice} is neither a file nor a speaker of this model{known}")
 
 
+def _languages(args: argparse.Namespace, known: tuple[str, ...]) -> dict[str, str]:
+    """The languages that were asked for, if the voice knows them."""
+    given = {name: getattr(args, name) for name in ("language", "voice_language")}
+    for name, language in given.items():
+        if language is not None and language not in known:
+            why = f"this voice knows {', '.join(known)}" if known else "this voice is told no language"
+            raise ConfigError(f"--{name.replace('_', '-')} is {language}; {why}")
+    return {name: language for name, language in given.items() if language is not None}
+
+
 def run_transcribe(args: argparse.Namespace, command: list[str]) -> int:
     """Write down what is said in recordings; a bad file is named and the others are done."""
-    from voder import hub, transcripts
+    from voder import transcripts
 
     folder = Path(args.output) if args.output else None
     if folder is not None:
@@ -56,7 +65,7 @@ def run_transcribe(args: argparse.Namespace, command: list[str]) -> int:
     }
     statuses = {0}
     with machine(args) as device:
-        transcriber = hub.load_role(args.model, "Transcriber", device=device)
+        transcriber = load_for("transcribe", args.model, device)
         formats = transcripts.check_formats(transcriber, args.format or ["txt"], args.model)
         _one_stream(args, folder, formats)
         transcriber = transcripts.configure(transcriber, options, args.model)
@@ -101,12 +110,11 @@ def _give(heard: Any, folder: Path | None, formats: Sequence[Any], *, several: b
 
 def run_units(args: argparse.Namespace, command: list[str]) -> int:
     """Write down the units of recordings; a bad file is named and the others are done."""
-    from voder import hub
     from voder.systems.hubert.infer import units
 
     status = 0
     with machine(args) as device:
-        tokenizer = hub.load_role(args.model, "UnitTokenizer", device=device)
+        tokenizer = load_for("units", args.model, device)
         for file in args.files:
             try:
                 found = units(Path(file), tokenizer, dedup=not args.keep_repeats)
@@ -136,7 +144,6 @@ def run_resynthesize(args: argparse.Namespace, command: list[str]) -> int:
 
 def run_continue(args: argparse.Namespace, command: list[str]) -> int:
     """Go on where a recording ends."""
-    from voder import hub
     from voder.audio.io import read_audio
 
     output = audio_file(args.output)
@@ -144,7 +151,7 @@ def run_continue(args: argparse.Namespace, command: list[str]) -> int:
         raise ConfigError(f"--duration is {args.duration}; seconds above 0 are wanted")
     beginning = read_audio(Path(args.file))
     with machine(args) as device:
-        continuer = hub.load_role(args.model, "Continuer", device=device)
+        continuer = load_for("continue", args.model, device)
         speech = continuer.continue_clip(beginning, duration_s=args.duration, seed=args.seed, **sampling_of(args))
     whole = _joined(beginning, speech.clip)
     return write_speech(output, whole, truncated=speech.truncated, stop_reason=speech.stop_reason)

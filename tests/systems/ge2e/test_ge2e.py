@@ -137,7 +137,7 @@ def test_other_files_are_refused_by_name(encoder, tmp_path):
             convert.import_checkpoint(file, tmp_path / "ours")
     other = tmp_path / "other"
     checkpoint.save(other, system="ctc", config=SMALL, state={})
-    with pytest.raises(CheckpointError, match="is a ctc"):
+    with pytest.raises(CheckpointError, match="a checkpoint of ctc"):
         convert.export_checkpoint(other, tmp_path / "x.pt", "resemblyzer")
 
 

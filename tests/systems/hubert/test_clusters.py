@@ -7,8 +7,9 @@ import pytest
 import torch
 from systems.hubert.families import CONFIGS, clips
 
-from voder import hub
+from voder import checkpoint, exits, hub
 from voder.audio.io import AudioClip, write_audio
+from voder.cli import main
 from voder.config import resolve
 from voder.corpus.prepare import prepare_corpus
 from voder.data.manifest import Manifest
@@ -69,6 +70,28 @@ def test_labels_lie_beside_the_manifests_one_line_each(corpus):
     again = (corpus / "train.km").read_text()
     label_corpus(corpus, num_labels=4)
     assert (corpus / "train.km").read_text() == again
+
+
+def test_the_verb_makes_labels_or_a_tokenizer(corpus, tmp_path, capsys):
+    def cluster(*options):
+        status = main(["cluster", str(corpus), "--clusters", "4", *options])
+        return status, capsys.readouterr()
+
+    assert cluster("--labels", "mfcc")[0] == exits.DONE
+    assert (corpus / "train.mfcc").read_text() == (corpus / "train.km").read_text()
+    encoder, units = tmp_path / "encoder", tmp_path / "units"
+    checkpoint.save(encoder, system="hubert", config=TINY.model, state=SpeechEncoder(TINY.model).state_dict())
+    status, said = cluster("--model", str(encoder), "--layer", "2", "-o", str(units))
+    assert (status, said.out.startswith(f"{units}: 4 clusters")) == (exits.DONE, True)
+    assert (hub.load(units).num_units, hub.load(units).config.layer) == (4, 2)
+    for options, reason in (
+        ((), "give either -o DIR"),
+        (("-o", str(units), "--labels"), "give either -o DIR"),
+        (("-o", str(units)), "name it with --model"),
+        (("--labels", "--layer", "3"), "MFCCs have no layers"),
+    ):
+        status, said = cluster(*options)
+        assert (status, reason in said.err) == (exits.USER, True)
 
 
 def test_crops_keep_labels_with_their_frames(corpus, tmp_path):

@@ -8,9 +8,11 @@ import pytest
 import torch
 
 from voder import checkpoint, hub
+from voder.checkpoint import load_tensors
 from voder.config import resolve
 from voder.errors import CheckpointError, ConfigError, FittedPartMismatch, TokensError
-from voder.nn.causal_lm import LoraSizes
+from voder.evaluate.plan import describe
+from voder.nn.lora import LoraSizes
 from voder.systems.llmtts import SYSTEM
 from voder.systems.llmtts.train import LlmTtsTask
 from voder.train.run import train
@@ -42,7 +44,7 @@ def language_model(bench):
 def upon(bench, language_model, tmp_path_factory):
     """Method A upon it."""
     output = tmp_path_factory.mktemp("llmtts") / "upon"
-    return run(bench, output, f"task.language_model={language_model}", preset="llmtts/vocabulary_tiny")
+    return run(bench, output, f"task.lm={language_model}", preset="llmtts/vocabulary_tiny")
 
 
 def test_a_trained_language_model_is_taken_and_stays_as_it_is(upon, language_model):
@@ -52,11 +54,38 @@ def test_a_trained_language_model_is_taken_and_stays_as_it_is(upon, language_mod
         assert torch.equal(own[f"reader.network.base_model.model.{name.removeprefix('network.')}"], value), name
     said = hub.load(upon).say("abc", voice="ann", greedy=True)
     assert said.codes.shape[1] >= 1
-    assert hub.load(upon).model.config.language_model == checkpoint.identity(language_model)
+    assert hub.load(upon).model.config.lm_identity == checkpoint.identity(language_model)
+
+
+def test_a_checkpoint_has_the_language_model_as_a_part_and_repeats_none_of_it(upon, language_model, tmp_path):
+    names = set(load_tensors(upon / "model.safetensors"))
+    assert {name for name in names if name.startswith("reader.network.")} == {n for n in names if ".lora_" in n}
+    assert set(checkpoint.read(upon).borrowed.values()) == {
+        f"lm/{name}" for name in checkpoint.load_state(language_model)
+    }
+    inside = upon / "parts" / "lm" / "model.safetensors"
+    assert inside.read_bytes() == (language_model / "model.safetensors").read_bytes()
+    shutil.copytree(upon, tmp_path / "voice")
+    shutil.rmtree(tmp_path / "voice" / "parts" / "lm")
+    with pytest.raises(CheckpointError, match="lacks weights that"):
+        hub.load(tmp_path / "voice")
+
+
+@pytest.mark.parametrize(
+    ("preset", "stage"), [("vocabulary_tiny", "ar"), ("tiny", "ar"), ("tiny", "nar"), ("tiny", None)]
+)
+def test_a_dry_run_counts_what_training_would_teach(bench, preset, stage):
+    made = task(bench, preset, **({} if stage is None else {"stage": stage}))
+    counts = [(p.numel(), p.requires_grad) for p in made.model.parameters()]
+    config = replace(SYSTEM.preset(preset), model=made.model.config)
+    plan = describe(SYSTEM, config, preset=preset, stage_name=stage)
+    rows = dict(line.split(maxsplit=1) for line in plan.splitlines()[1:])
+    assert rows["trained"] == f"{sum(n for n, t in counts if t):,} parameters"
+    assert rows["frozen"] == f"{sum(n for n, t in counts if not t):,} parameters"
 
 
 def test_new_ids_begin_as_the_mean_of_the_old(bench, language_model):
-    made = task(bench, "vocabulary_tiny", language_model=str(language_model))
+    made = task(bench, "vocabulary_tiny", lm=str(language_model))
     reader = made.model.reader
     mean = reader.causal.get_input_embeddings().weight.mean(dim=0)
     torch.testing.assert_close(reader.new_ids.weight, mean.expand_as(reader.new_ids.weight))
@@ -68,7 +97,7 @@ def test_going_on_keeps_what_was_learned_and_refuses_another_language_model(benc
     more = run(
         bench,
         tmp_path / "more",
-        f"task.language_model={language_model}",
+        f"task.lm={language_model}",
         "loop.optimizer.learning_rate=1e-9",
         preset="llmtts/vocabulary_tiny",
         start=upon,
@@ -84,7 +113,7 @@ def test_what_was_trained_on_tokens_of_another_codec_is_refused(bench, upon, lan
     record = json.loads((tmp_path / "tokens" / "tokens.json").read_text())
     record["tokenizer"]["identity"] = "another"
     (tmp_path / "tokens" / "tokens.json").write_text(json.dumps(record))
-    setting = f"task.language_model={language_model}"
+    setting = f"task.lm={language_model}"
     with pytest.raises(FittedPartMismatch, match="tokens of codec"):
         run(bench, tmp_path / "run", setting, preset="llmtts/vocabulary_tiny", start=upon, data=tmp_path / "tokens")
 
@@ -94,7 +123,7 @@ def test_a_checkpoint_without_its_parts_is_refused(upon, tmp_path):
     codec = tmp_path / "bare" / "parts" / "codec"
     with open(codec / "model.safetensors", "ab") as file:
         file.write(b" ")
-    with pytest.raises(FittedPartMismatch, match="the voice beside it was trained on tokens of"):
+    with pytest.raises(FittedPartMismatch, match="the llmtts beside it was trained on tokens of"):
         hub.load(tmp_path / "bare")
     shutil.rmtree(codec)
     with pytest.raises(CheckpointError, match="no parts/codec"):

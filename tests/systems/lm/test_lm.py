@@ -10,7 +10,7 @@ import torch
 from voder import checkpoint, hub
 from voder.config import resolve
 from voder.errors import CheckpointError, ConfigError, FittedPartMismatch, ManifestError, TextError
-from voder.nn.causal_lm import LoraSizes
+from voder.nn.lora import LoraSizes
 from voder.systems.lm import SYSTEM
 from voder.systems.lm.config import LmTaskConfig
 from voder.systems.lm.train import LmTask
@@ -126,7 +126,7 @@ def test_long_texts_are_cut_and_every_id_but_the_first_is_learned(data):
     assert [len(piece) for piece in task.pieces] == [8, 8, 8, 8, 3, 8]  # an end alone, behind 8 others, is left out
     batch = task.batch(0, 0, 1)
     ((_, loss),) = task.losses(batch, 0)
-    assert loss.weight == float(batch.valid[:, 1:].sum())
+    assert loss.weight == float((batch.lengths - 1).sum())
     assert "3 texts" in task.describe(batch)
 
 

@@ -128,6 +128,22 @@ def test_the_old_lines_end_is_found_on_ids_and_left_out():
     assert turn.stop_reason == "end"
 
 
+def test_an_end_that_signals_part_takes_none_of_them_away():
+    made = Words(TINY, byte_tokenizer())
+    line, *marks = made.encode("\n###")
+    _, _, turn = said([line, made.signals("audio")[0], 0, 0, *marks])
+    assert turn.ids == [line, *made.signals("audio")]
+    assert (turn.text, turn.stop_reason) == ([line], "end")
+
+
+def test_a_span_without_room_is_not_begun():
+    made = Words(TINY, byte_tokenizer())
+    x, first = made.encode("x")[0], made.signals("audio")[0]
+    made, _, turn = said([x, x, first, first, first, first], room=4)
+    assert (turn.shows, len(turn.ids), turn.stop_reason) == ([], 4, "limit")
+    assert all(id_ < made.vocabulary["text"].end for id_ in turn.ids)
+
+
 @torch.no_grad()
 def test_shown_states_are_those_of_teacher_forcing():
     role = chatter()

@@ -7,7 +7,16 @@ import torch
 
 from voder import checkpoint, hub
 from voder.audio.io import AudioClip, write_audio
-from voder.data.dialogue import Codes, Dialogue, Dialogues, DialogueTurn, Media, write_dialogues
+from voder.data.dialogue import (
+    Codes,
+    Dialogue,
+    Dialogues,
+    DialogueTurn,
+    Media,
+    read_record,
+    write_dialogues,
+    write_record,
+)
 from voder.errors import CheckpointError, ConfigError, FittedPartMismatch, ManifestError
 from voder.image import write_image
 from voder.systems.nextgpt import SYSTEM, convert
@@ -16,6 +25,7 @@ from voder.systems.nextgpt.formats import read_legacy, read_new, write_legacy, w
 from voder.systems.nextgpt.model import NextGpt
 from voder.systems.nextgpt.train import NextGptTask
 from voder.systems.nextgpt.vocabulary import fill_rows
+from voder.systems.pengi.formats import read_triple, write_triple
 from voder.train.run import RunRequest, train
 
 TINY = SYSTEM.preset("tiny")
@@ -87,6 +97,15 @@ def test_a_dialogue_goes_from_the_old_line_to_the_new(tmp_path):
     assert made["input_image"] == "b.png"
     assert made["output_audio"] == "a.wav"
     assert read_new(made, tmp_path).turns == dialogue.turns
+
+
+def test_triples_of_pengi_and_both_lines_are_one_record(tmp_path):
+    triple = {"id": "1", "audio": "a.wav", "prompt": "what is it?", "text": "a dog"}
+    dialogue = read_triple(triple, tmp_path)
+    for write, read in ((write_legacy, read_legacy), (write_new, read_new), (write_record, read_record)):
+        again = read(write(dialogue, tmp_path), tmp_path)
+        assert again.turns == dialogue.turns
+        assert write_triple(again, tmp_path) == triple
 
 
 def test_several_media_of_a_kind_are_taken_in_order(tmp_path):
@@ -491,5 +510,5 @@ def test_layouts_that_a_model_does_not_have_are_refused(tmp_path):
     with pytest.raises(CheckpointError, match="no such file exists"):
         convert.export_checkpoint(tmp_path / "a", tmp_path / "b.pt", "official")
     checkpoint.save(tmp_path / "c", system="ctc", config=config, state={})
-    with pytest.raises(CheckpointError, match="a nextgpt is wanted"):
+    with pytest.raises(CheckpointError, match="one of nextgpt is wanted"):
         convert.export_checkpoint(tmp_path / "c", tmp_path / "b.pt", "official")

@@ -7,6 +7,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from torch import nn
+from torch.nn import functional as F
 
 from voder.audio.io import AudioClip
 from voder.errors import AudioError, InputError, TextError
@@ -74,6 +76,35 @@ def test_a_video_is_the_mean_of_its_stretches():
     torch.testing.assert_close(eyes.watch(video), each.mean(0))
     still = torch.randn(2, 3, 8, 8)
     torch.testing.assert_close(eyes.see(still), eyes.watch(still[:, None, :, None].expand(-1, 1, -1, 2, -1, -1)))
+
+
+def test_a_video_of_two_frames_has_the_vector_of_torchs_own_layers():
+    eyes, width = ears(), 8
+    with torch.no_grad():
+        for parameter in eyes.parameters():
+            parameter.normal_(std=0.3)
+    sight = eyes.vision.trunk
+    layer = nn.TransformerEncoderLayer(
+        width, 2, 4 * width, activation="gelu", layer_norm_eps=1e-6, batch_first=True, norm_first=True
+    ).eval()
+    names = {
+        "in_projection": "self_attn.in_proj_",
+        "out_projection": "self_attn.out_proj.",
+        "attention_norm": "norm1.",
+        "ffn_norm": "norm2.",
+        "ffn_in": "linear1.",
+        "ffn_out": "linear2.",
+    }
+    block = sight.blocks[0].state_dict()
+    layer.load_state_dict({f"{names[n]}{kind}": block[f"{n}.{kind}"] for n in names for kind in ("weight", "bias")})
+    video = torch.randn(2, 3, 3, 2, 8, 8)
+    stem = eyes.vision.patches.weight
+    # by hand: what each of the two frames adds to each of the four patches
+    patches = F.unfold(video.permute(0, 1, 3, 2, 4, 5).reshape(12, 3, 8, 8), 4, stride=4).view(6, 2, 48, 4)
+    seen = sum(stem[:, :, frame].reshape(width, 48) @ patches[:, frame] for frame in range(2)).mT
+    x = sight.first_norm(torch.cat((sight.token.expand(6, 1, -1), seen), dim=1) + sight.positions)
+    vectors = F.normalize(sight.head(sight.norm(layer(x)[:, 0])), dim=-1)
+    torch.testing.assert_close(eyes.watch(video), vectors.view(2, 3, -1).mean(1))
 
 
 def test_heads_of_the_eyes_count():

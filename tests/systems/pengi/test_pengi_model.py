@@ -9,10 +9,10 @@ from voder.audio.io import AudioClip
 from voder.errors import AudioError, ConfigError, TextError
 from voder.evaluate.verify import verify_fixtures
 from voder.nn.causal_lm import CausalLmSession
-from voder.systems.pengi import SYSTEM
+from voder.systems.pengi import SYSTEM, hearing
 from voder.systems.pengi.beam import SearchConfig, search
 from voder.systems.pengi.config import HtsatConfig, MapperConfig, PengiConfig
-from voder.systems.pengi.hearing import fit_length, hear, one_channel
+from voder.systems.pengi.hearing import fit_length, hear, one_channel, resample
 from voder.systems.pengi.htsat import FrontEnd, join_windows, split_windows
 from voder.systems.pengi.infer import Asking, PengiListener
 from voder.systems.pengi.labels import match_label, stems
@@ -90,6 +90,15 @@ def test_audio_of_any_rate_is_brought_to_the_models():
     heard = hear(noise(16_000, rate_hz=48_000), sample_rate_hz=44_100, num_samples=14_700)
     assert heard.shape == (14_700,)
     assert np.isfinite(heard).all()
+
+
+@pytest.mark.parametrize("rate_hz", [7999, 44_100, 48_000])
+def test_what_is_beyond_the_heard_seconds_is_not_resampled_and_changes_nothing(rate_hz, monkeypatch):
+    clip, seen = noise(9 * rate_hz, rate_hz=rate_hz), []
+    whole = fit_length(one_channel(resample(clip, 8000), "mean"), 8000)
+    monkeypatch.setattr(hearing, "resample", lambda clip, rate: seen.append(clip.duration_s) or resample(clip, rate))
+    assert np.array_equal(hear(clip, sample_rate_hz=8000, num_samples=8000), whole)
+    assert seen == [pytest.approx(3.0, abs=0.01)]
 
 
 def test_the_prefix_is_two_mappers_long_and_carries_no_loss():
@@ -232,6 +241,7 @@ def test_as_published_stereo_is_flattened():
     ("options", "words"),
     [
         ({"top_p": 0.5}, "takes no 'top_p'"),
+        ({"lora_factor": 0.5}, "takes no 'lora_factor'"),
         ({"greedy": True, "beam": 4}, "nothing for beam 4"),
         ({"beam": 0}, "must be at least 1"),
         ({"temperature": 0.0}, "above 0"),

@@ -157,22 +157,39 @@ def test_answers_do_not_depend_on_rate_channels_or_company(listener, bench):
     stereo = AudioClip(np.repeat(clip.at_rate(16_000).samples, 2, 0), 16_000)
     one, two = listener.answer_batch([clip, stereo], ["what?", "what?"])
     assert one.text == two.text
-    other = listener.answer(AudioClip(clip.samples[:, ::-1].copy(), clip.sample_rate_hz), "what?", lora_factor=3.0)
-    assert isinstance(other.text, str)
-    assert listener.answer(clip, "what?") == one  # the factor is as it was
+
+
+@torch.no_grad()
+def test_the_lora_factor_acts_and_zero_is_the_language_model_alone(listener, bench):
+    clip = bench.test_clips()[0]
+    trained = [p for name, p in listener.model.named_parameters() if ".lora_B." in name]
+    before = [p.clone() for p in trained]
+    for p in trained:
+        p.copy_(torch.randn(p.shape, generator=torch.Generator().manual_seed(1)))
+    loud, weak = listener.answer(clip, "what?"), listener.answer(clip, "what?", lora_factor=0)
+    assert listener.answer(clip, "what?") == loud  # the factor is as it was
+    for p in trained:
+        p.zero_()
+    assert listener.answer(clip, "what?") == weak
+    assert weak.text != loud.text
+    for p, value in zip(trained, before, strict=True):
+        p.copy_(value)
+    for factor in (-0.5, float("nan"), float("inf")):
+        with pytest.raises(ConfigError, match="a number from 0 on"):
+            listener.answer(clip, "what?", lora_factor=factor)
 
 
 def test_long_recordings_are_heard_for_thirty_seconds_and_say_so(listener):
     noise = np.random.default_rng(0).standard_normal((1, 31 * 8000)).astype(np.float32) * 0.1
     answer = listener.answer(AudioClip(noise, 8000), "what?")
-    assert (answer.heard_s, answer.truncated, answer.stop_reason) == (30.0, True, "recording")
+    assert (answer.heard_s, answer.truncated, answer.stop_reason) == (30.0, True, "only the first 30 s are heard")
     short = listener.answer(AudioClip(noise[:, :3], 8000), "what?")
     assert short.heard_s < 0.001
 
 
 def test_questions_that_cannot_be_asked_are_refused(listener, bench):
     clip = bench.test_clips()[0]
-    with pytest.raises(InputError, match="not empty"):
+    with pytest.raises(InputError, match="a question is empty"):
         listener.answer(clip, "  ")
     with pytest.raises(InputError, match="2 questions came for 1 clips"):
         listener.answer_batch([clip], ["a", "b"])
@@ -334,13 +351,29 @@ def test_lora_on_layers_that_are_not_there_is_refused(bench):
 
 
 def test_a_language_model_with_lora_of_its_own_is_refused(bench, tmp_path):
-    from voder.nn.causal_lm import LoraSizes
+    from voder.nn.lora import LoraSizes
 
     config = replace(hub.find("lm").preset("tiny").model, lora=LoraSizes(rank=2))
     model = hub.find("lm").build(config)
     checkpoint.save(tmp_path / "lm", system="lm", config=config, state=model.state_dict())
     with pytest.raises(CheckpointError, match="LoRA of its own"):
         task_of(bench.recordings, lm=str(tmp_path / "lm"))
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "gpt2", "opt"])
+def test_any_language_model_can_be_taught_to_hear(bench, tmp_path, family):
+    tiny = hub.find("lm").preset("tiny").model
+    config = replace(tiny, network=replace(tiny.network, family=family, num_kv_heads=None))
+    checkpoint.save(tmp_path / "lm", system="lm", config=config, state=hub.find("lm").build(config).state_dict())
+    targets = {"gpt2": ("c_attn",), "opt": ("q_proj", "v_proj")}.get(family, PRESET.model.lora_targets)
+    settings = replace(PRESET.task, lm=str(tmp_path / "lm"))
+    fitted = SalmonnTask.fit_config(replace(PRESET.model, lora_targets=targets), settings, bench.recordings)
+    task = SalmonnTask(Salmonn(fitted), settings, bench.recordings, seed=0)
+    ((_, loss),) = task.losses(task.batch(0, 0, 1), 0)
+    loss.value.backward()
+    assert all(p.grad is not None for p in task.model.bridge.parameters())
+    listener = SalmonnListener(task.model.eval(), task.ears, task.tokenizer)
+    assert listener.answer(bench.test_clips()[0], "what?", max_new=3).heard_s > 0
 
 
 def test_its_anatomy_is_said():

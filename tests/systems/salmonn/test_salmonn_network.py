@@ -6,7 +6,8 @@ import torch
 
 from voder.errors import CheckpointError, ManifestError
 from voder.evaluate.verify import verify_fixtures
-from voder.nn.causal_lm import CausalLmConfig, LoraSizes
+from voder.nn.causal_lm import CausalLmConfig
+from voder.nn.lora import LoraSizes
 from voder.systems.salmonn import convert
 from voder.systems.salmonn.config import BridgeConfig, SalmonnConfig, published_model
 from voder.systems.salmonn.data import Example, prepare, read_annotation, write_annotation
@@ -109,10 +110,10 @@ def test_published_files_fill_all_that_is_trained(model, tmp_path):
     junk = {"speech_Qformer.bert.embeddings.position_ids": torch.zeros(1, 8)}
     file = tmp_path / "salmonn.pth"
     torch.save({"model": state | junk, "optimizer": {"state": {0: {"step": 1}}}, "epoch": 3}, file)
-    delta = convert.fit_delta(Salmonn(CONFIG).state_dict(), convert.read_delta(file), str(file))
-    assert delta.ignored == tuple(junk)
-    assert all(torch.equal(value, model.state_dict()[name]) for name, value in delta.state.items())
-    assert len(delta.state) == len(state)
+    coverage = convert.convert_state(Salmonn(CONFIG).state_dict(), convert.read_delta(file), str(file))
+    assert coverage.ignored == tuple(junk)
+    assert all(torch.equal(value, model.state_dict()[name]) for name, value in coverage.state.items())
+    assert len(coverage.state) == len(state)
 
 
 def test_what_is_missing_or_strange_in_a_file_is_named(model, tmp_path):
@@ -120,7 +121,7 @@ def test_what_is_missing_or_strange_in_a_file_is_named(model, tmp_path):
     del state["speech_llama_proj.bias"]
     state["video_proj.weight"] = torch.zeros(1)
     with pytest.raises(CheckpointError, match=r"left over: video_proj\.weight; missing: bridge\.projection\.bias"):
-        convert.fit_delta(model.state_dict(), state, "a file")
+        convert.convert_state(model.state_dict(), state, "a file")
     torch.save({"weights": {}}, tmp_path / "x.pth")
     with pytest.raises(CheckpointError, match="under 'model'"):
         convert.read_delta(tmp_path / "x.pth")

@@ -13,8 +13,9 @@ from voder.audio.io import AudioClip
 from voder.config import resolve
 from voder.data.dialogue import Codes, Dialogue, DialogueTurn, write_dialogues
 from voder.errors import CheckpointError, ConfigError, FittedPartMismatch, InputError
-from voder.nn.causal_lm import CausalLmConfig, LoraSizes, build_causal_lm, save_plain
+from voder.nn.causal_lm import CausalLmConfig, build_causal_lm, save_plain
 from voder.nn.grown_lm import grown_tokenizer
+from voder.nn.lora import LoraSizes
 from voder.roles import Turn
 from voder.systems.speechgpt import SYSTEM, SpeechGpt, convert
 from voder.systems.speechgpt.infer import SpeechGptChatter, load_chatter

@@ -73,5 +73,5 @@ def test_another_model_is_refused_by_name(tmp_path):
         convert.import_checkpoint(tmp_path / "g", tmp_path / "ours")
     (tmp_path / "bad").write_bytes(b"rubbish")
     (tmp_path / "config.json").write_text(json.dumps(settings(model)))
-    with pytest.raises(CheckpointError, match="bad is not a checkpoint"):
+    with pytest.raises(CheckpointError, match="bad is not a readable checkpoint"):
         convert.import_checkpoint(tmp_path / "bad", tmp_path / "ours")

@@ -1,7 +1,7 @@
 """The published AnyGPT checkpoints and ours, both ways.
 
 huggingface  folders of a Llama (`fnlp/AnyGPT-base`, `fnlp/AnyGPT-chat`) with their tokenizer; what codes they have is
-             read off the size of their vocabulary. Licence: LLaMA-2's; the repository states none of its own
+             read off the size of their vocabulary. Licence: Apache-2.0 by their pages, over LLaMA-2's
 seed         `seed_quantizer.pt` of AILab-CVC/seed-tokenizer-2, the image tokenizer
 
 The speech parts (fnlp/AnyGPT-speech-modules) are imported by `speechtokenizer` and `soundstorm`.
@@ -17,14 +17,14 @@ from voder.generate.units import fitted_generator
 from voder.interop import Coverage, Marks, load_foreign, read_state
 from voder.nn.causal_lm import read_plain
 from voder.nn.grown_lm import NETWORK, save_grown, trained_state, wrong_ids
+from voder.published import HubFile, HubSource, Published, hub_source
 from voder.systems.anygpt import seed_convert
 from voder.systems.anygpt.config import AnyGptConfig
 from voder.systems.anygpt.infer import fitted_music
 from voder.systems.anygpt.model import AnyGpt
 from voder.systems.anygpt.seed import SeedTokenizer
 from voder.systems.anygpt.vocabulary import AnyGptVocabulary, ModalitySizes
-from voder.text.sentencepiece_model import read_unchanged
-from voder.text.subwords import tokenizer_files
+from voder.text.subwords import read_unchanged, tokenizer_files
 from voder.train.base_lm import TOKENIZER, tokenizer_of
 
 LAYOUTS = {"huggingface": "a folder that transformers loads, codes and markers in its tokenizer"}
@@ -126,3 +126,41 @@ def export_checkpoint(folder: Path, output: Path, layout: str = "huggingface") -
     checkpoint.load_into(model, state, found.folder)
     save_grown(model, tokenizer_of(model.config.tokenizer, found.parts, found.folder), output)
     return sorted(name for name in state if not name.startswith(NETWORK))
+
+
+_SEED = "seed_quantizer.pt"
+
+
+def _with_seed(folder: Path, output: Path, **parts: Path) -> Coverage:
+    return import_checkpoint(folder, output, seed=folder / _SEED, **parts)
+
+
+def _row(kind: str, what: str, revision: str, sha256: str = "") -> Published:
+    sizes = {"config.json": 733, "tokenizer.model": 500_000, "added_tokens.json": 494_000}
+    files = (HubFile("pytorch_model.bin", 27_700_000_000, sha256), *(HubFile(*each) for each in sizes.items()))
+    return Published(
+        name=f"anygpt-{kind}",
+        system="anygpt",
+        what=what,
+        licence="Apache-2.0, over LLaMA-2's",
+        origin=f"the authors', as fnlp/AnyGPT-{kind} has it, with SEED-2's image tokenizer",
+        convert=_with_seed,
+        hub=(
+            HubSource(repository=f"fnlp/AnyGPT-{kind}", revision=revision, files=files),
+            hub_source(
+                "AILab-CVC/seed-tokenizer-2", "c6d957a9b280d9ed3879b1eb5d99036cf8390012", {_SEED: 1_230_000_000}
+            ),
+        ),
+        needs={"speech": "speechtokenizer-snake", "refiner": "soundstorm-mls", "music": "encodec-32khz"},
+    )
+
+
+PUBLISHED = (
+    _row(
+        "base",
+        "speech, images and music to text and back, 7 B parameters",
+        "5f4692787bea31d7da4d95561ad0e602efa12afe",
+        "8c2cc7fb20e770e7348bc3991f3ff6a45344f372040f51b1f35ff69f73c02ae3",
+    ),
+    _row("chat", "conversations in text, speech, images and music, 7 B parameters", "main"),
+)

@@ -1,6 +1,6 @@
 """The published SEED-2 tokenizer (`seed_quantizer.pt` of AILab-CVC/seed-tokenizer-2) and ours: names and sizes.
 
-Licence of the weights: as the repository states (Apache-2.0 code; EVA-CLIP MIT).
+Licence of the weights: Apache-2.0, as their page states.
 """
 
 from collections.abc import Mapping

@@ -138,20 +138,24 @@ def tiny() -> Preset:
     )
 
 
+def _loop(steps: int, rate: float, *, warmup: int, every: int) -> LoopConfig:
+    return LoopConfig(
+        steps=steps,
+        precision="bf16",
+        optimizer=OptimizerConfig(learning_rate=rate, betas=(0.9, 0.98), weight_decay=0.01),
+        schedule=ScheduleConfig(shape="cosine", warmup_steps=warmup),
+        evaluate_every=every,
+        save_every=every,
+    )
+
+
 def small() -> Preset:
     """Units and codes of one's own recordings, on two cores: 4 codebooks at 25 frames a second."""
     sizes = TransformerConfig(width=256, num_layers=6, num_heads=4, ffn_width=1024)
     return Preset(
         model=AudioLmConfig(semantic=sizes, coarse=sizes, fine=replace(sizes, num_layers=4)),
         task=AudioLmTaskConfig(),
-        loop=LoopConfig(
-            steps=20_000,
-            precision="bf16",
-            optimizer=OptimizerConfig(learning_rate=1e-3, betas=(0.9, 0.98), weight_decay=0.01),
-            schedule=ScheduleConfig(shape="cosine", warmup_steps=200),
-            evaluate_every=1000,
-            save_every=1000,
-        ),
+        loop=_loop(20_000, 1e-3, warmup=200, every=1000),
     )
 
 
@@ -172,14 +176,7 @@ def paper() -> Preset:
             coarse_codebooks=4,
         ),
         task=AudioLmTaskConfig(batch_size=256),
-        loop=LoopConfig(
-            steps=1_000_000,
-            precision="bf16",
-            optimizer=OptimizerConfig(learning_rate=3e-4, betas=(0.9, 0.98), weight_decay=0.01),
-            schedule=ScheduleConfig(shape="cosine", warmup_steps=10_000),
-            evaluate_every=10_000,
-            save_every=10_000,
-        ),
+        loop=_loop(1_000_000, 3e-4, warmup=10_000, every=10_000),
     )
 
 

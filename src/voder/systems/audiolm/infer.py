@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from voder import hub
+from voder import checkpoint, hub
 from voder.audio.io import AudioClip
-from voder.checkpoint import Checkpoint, identity
+from voder.checkpoint import Checkpoint
 from voder.data.randomness import torch_generator
-from voder.errors import AudioError, CheckpointError, FittedPartMismatch, InputError
+from voder.errors import AudioError, CheckpointError, InputError
 from voder.generate.decode import Decoded, Limits, decode
 from voder.generate.sampling import SamplingConfig, sampling_config
 from voder.generate.sound import decode_codes
@@ -323,13 +323,6 @@ def load_continuer(model: nn.Module, found: Checkpoint) -> AudioLmContinuer:
         FittedPartMismatch: it holds another one than the model was trained on.
     """
     assert isinstance(model, AudioLm)
-    for part, wanted in (("codec", model.config.codec_identity), ("units", model.config.units_identity)):
-        if part not in found.parts:
-            raise CheckpointError(f"{found.folder} holds no parts/{part}, so it cannot speak; copy it whole")
-        held = identity(found.parts[part])
-        if held != wanted:
-            raise FittedPartMismatch(
-                f"{found.parts[part]} is {held}, but the model beside it was trained on tokens of {wanted}"
-            )
-    codec, units = hub.load_codec(found.parts["codec"]), hub.load_role(found.parts["units"], "UnitTokenizer")
-    return AudioLmContinuer(model, codec=codec, units=units)
+    codec = hub.load_codec(checkpoint.fitted_part(found, "codec", model.config.codec_identity))
+    folder = checkpoint.fitted_part(found, "units", model.config.units_identity)
+    return AudioLmContinuer(model, codec=codec, units=hub.load_role(folder, "UnitTokenizer"))

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from voder import hub
 from voder.audio.io import write_audio
@@ -31,6 +30,7 @@ from voder.systems.audiolm.layout import Layout, merged
 from voder.systems.audiolm.model import AudioLm
 from voder.train.stages import freeze_all_but
 from voder.train.task import Loss, Task
+from voder.train.token_loss import token_loss, token_means
 
 _PAD_TO = 8
 
@@ -174,11 +174,7 @@ class AudioLmTask(Task):
             yield stage, self._loss(stage, stream)
 
     def _loss(self, stage: StageName, stream: Stream) -> Loss:
-        logits = self.model.stage(stage)(stream)[stream.loss].float()
-        targets = stream.targets[stream.loss]
-        accuracy = (logits.detach().argmax(dim=-1) == targets).float().mean()
-        value = F.cross_entropy(logits, targets)
-        return Loss(value=value, weight=float(targets.numel()), logs={"accuracy": accuracy})
+        return token_loss(self.model.stage(stage)(stream)[stream.loss], stream.targets[stream.loss])
 
     @cached_property
     def _valid(self) -> AudioLmBatch:
@@ -192,8 +188,7 @@ class AudioLmTask(Task):
         device = next(self.model.parameters()).device
         figures: dict[str, float] = {}
         for stage, stream in self._valid.to(device).streams.items():
-            loss = self._loss(stage, stream)
-            figures |= {f"{stage}/loss": float(loss.value), f"{stage}/accuracy": float(loss.logs["accuracy"])}
+            figures |= token_means(f"{stage}/", [self._loss(stage, stream)])
         means = [figures[f"{stage}/loss"] for stage in self.stages]
         return figures | {"score": sum(means) / len(means)}
 

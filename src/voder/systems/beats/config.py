@@ -5,7 +5,7 @@ from typing import Literal
 
 from voder.audio.fbank import FbankConfig
 from voder.hub import Preset
-from voder.train.loop import LoopConfig
+from voder.train.loop import LoopConfig, few_steps
 from voder.train.optim import OptimizerConfig, ScheduleConfig
 
 
@@ -98,15 +98,7 @@ def tiny() -> Preset:
     model = BeatsConfig(
         patch_width=8, width=16, num_layers=2, num_heads=2, ffn_width=32, conv_kernel=16, conv_groups=4, num_buckets=32
     )
-    loop = LoopConfig(
-        steps=4,
-        optimizer=OptimizerConfig(learning_rate=1e-3),
-        schedule=ScheduleConfig(warmup_steps=1),
-        evaluate_every=2,
-        save_every=2,
-        log_every=1,
-    )
-    return Preset(model=model, task=BeatsTaskConfig(batch_items=2, max_s=1.0, evaluate_items=4), loop=loop)
+    return Preset(model=model, task=BeatsTaskConfig(batch_items=2, max_s=1.0, evaluate_items=4), loop=few_steps(1e-3))
 
 
 def base() -> Preset:

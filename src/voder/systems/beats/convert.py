@@ -1,8 +1,7 @@
 """Published BEATs checkpoints: torch files `{cfg, model}` (fine-tuned ones also hold the names of their classes).
 
-The authors' files (github.com/microsoft/unilm, folder beats; code MIT) are linked from their page; SALMONN uses
-`BEATs_iter3_plus_AS2M_finetuned_on_AS2M_cpt2.pt` (527 AudioSet classes, about 360 MB). They are read with nothing
-run from them.
+The authors' files are linked from their page (github.com/microsoft/unilm, folder beats; MIT); SALMONN uses the one in
+`PUBLISHED`. They are read with nothing run from them.
 """
 
 from collections.abc import Mapping
@@ -18,6 +17,7 @@ from voder.config import from_dict
 from voder.errors import CheckpointError, ConfigError
 from voder.files import atomic_path
 from voder.interop import WEIGHT_NORM, Coverage, Marks, RenameTable, Rule, export, load_foreign, read_sections
+from voder.published import ByHand, Published, of_file
 from voder.systems.beats.config import BeatsConfig
 from voder.systems.beats.model import Beats
 
@@ -147,9 +147,7 @@ def export_checkpoint(folder: Path, output: Path, layout: str = "official") -> N
     Raises:
         CheckpointError: not a checkpoint of this system.
     """
-    found = checkpoint.read(folder)
-    if found.system != "beats":
-        raise CheckpointError(f"{folder} is a {found.system}; a beats is wanted here")
+    found = checkpoint.read_of(folder, "beats")
     config = from_dict(BeatsConfig, found.config, where=str(folder))
     state = export_official(checkpoint.load_state(folder), config.num_layers)
     content: dict[str, Any] = {"cfg": to_official_config(config), "model": state}
@@ -157,3 +155,21 @@ def export_checkpoint(folder: Path, output: Path, layout: str = "official") -> N
         content["label_dict"] = dict(enumerate(config.classes))
     with atomic_path(output) as temporary:
         torch.save(content, temporary)
+
+
+_ITER3_PLUS = "BEATs_iter3_plus_AS2M_finetuned_on_AS2M_cpt2.pt"
+PUBLISHED = (
+    Published(
+        name="beats-iter3-plus",
+        system="beats",
+        what="sounds to features and to 527 classes of AudioSet, 90 M parameters",
+        licence="MIT",
+        origin="Microsoft's, fine-tuned on AudioSet",
+        convert=of_file(_ITER3_PLUS, import_checkpoint),
+        by_hand=ByHand(
+            place='the row "Iter3+ (AS2M)", "Fine-tuned (cpt2)", at https://github.com/microsoft/unilm/tree/master/beats',
+            files=(_ITER3_PLUS,),
+            num_bytes=361_000_000,
+        ),
+    ),
+)

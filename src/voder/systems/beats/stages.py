@@ -27,9 +27,6 @@ _FINE_TUNING = (
     "task.max_s=10.0",
 )
 _ALL_RECALLED = ("every number", "75 % of the patches are masked; the encoder reads the others alone")
-_AUDIOSET_CLASSES = "model.num_classes=527"
-"""Until the data names its own."""
-_CLASSES = "recordings whose text in the manifest names their classes, parted by `;` (AudioSet, ESC-50)"
 
 
 def _iteration(summary: str, labels: str) -> Stage:
@@ -45,6 +42,21 @@ def _iteration(summary: str, labels: str) -> Stage:
     )
 
 
+def _supervised(summary: str, *recalled: str, trained: str = "") -> Stage:
+    return Stage(
+        summary=summary,
+        section="2212.09058, section 4.2",
+        trained=(trained,),
+        starts_from=("published weights of iteration 1, 2, 3 or 3+",),
+        data="recordings whose text in the manifest names their classes, parted by `;` (AudioSet, ESC-50)",
+        losses={"binary cross-entropy of every class": 1.0},
+        settings=_FINE_TUNING,
+        # 527 until the data names its own
+        task_settings=(f"task.train_encoder={str(not trained).lower()}", "model.num_classes=527"),
+        recalled=("every number", *recalled),
+    )
+
+
 STAGES: dict[str, Stage] = {
     "iteration1": _iteration(
         "masked patches, labelled by a frozen random projection", "labels of a random projection, 1024 codes"
@@ -57,27 +69,11 @@ STAGES: dict[str, Stage] = {
         "the same with labels that were distilled from the second iteration, fine-tuned or not",
         "a tokenizer distilled from stage iteration2, fine-tuned on AS-2M for iter3+",
     ),
-    "fine-tune": Stage(
-        summary="encoder and a predictor of classes, SpecAugment on the bands",
-        section="2212.09058, section 4.2",
-        starts_from=("published weights of iteration 1, 2, 3 or 3+",),
-        data=_CLASSES,
-        losses={"binary cross-entropy of every class": 1.0},
-        settings=_FINE_TUNING,
-        task_settings=("task.train_encoder=true", _AUDIOSET_CLASSES),
-        recalled=("every number", "mixup and layer-wise learning rates are left out"),
+    "fine-tune": _supervised(
+        "encoder and a predictor of classes, SpecAugment on the bands",
+        "mixup and layer-wise learning rates are left out",
     ),
-    "predictor": Stage(
-        summary="the predictor alone, on the features as they are",
-        section="2212.09058, section 4.2",
-        trained=("predictor.",),
-        starts_from=("published weights of iteration 1, 2, 3 or 3+",),
-        data=_CLASSES,
-        losses={"binary cross-entropy of every class": 1.0},
-        settings=_FINE_TUNING,
-        task_settings=("task.train_encoder=false", _AUDIOSET_CLASSES),
-        recalled=("every number",),
-    ),
+    "predictor": _supervised("the predictor alone, on the features as they are", trained="predictor."),
 }
 
 

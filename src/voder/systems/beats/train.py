@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from voder.data.batching import BucketedBatches
+from voder.data.batching import BucketedBatches, spread
 from voder.data.cache import AudioCache
 from voder.data.manifest import Manifest
 from voder.data.randomness import generator
@@ -151,17 +151,16 @@ class BeatsTask(Task):
         """The share of validation recordings whose most probable class is none of theirs, and the loss."""
         manifest = self.valid_manifest if len(self.valid_manifest) else self.train_manifest
         labelled = [u for u in manifest if classes_of(u.text, self.config.separator)]
-        count = min(len(labelled), self.config.evaluate_items)
+        chosen = spread(labelled, self.config.evaluate_items)
         wrong, losses = 0, []
-        for i in range(count):
-            utterance = labelled[i * len(labelled) // count]
+        for utterance in chosen:
             clip = utterance.read(sample_rate_hz=self.model.sample_rate_hz, channels=1)
             audio = torch.from_numpy(clip.samples)[None].to(device_of(self.model))
             logits = self.model.classify(self.model.encode_batch(audio))[0].float().cpu()
             target = self._target(utterance.text)
             losses.append(float(F.binary_cross_entropy_with_logits(logits, target)))
             wrong += int(target[logits.argmax()] == 0)
-        error = wrong / count if count else 1.0
+        error = wrong / len(chosen) if chosen else 1.0
         return {"score": error, "error": error, "loss": float(np.mean(losses)) if losses else float("inf")}
 
     def samples(self, folder: Path) -> None:

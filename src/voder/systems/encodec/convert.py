@@ -6,7 +6,8 @@ huggingface  folders with `config.json` and `model.safetensors`: facebook/encode
 facebook/encodec_48khz
 
 The eight hexadecimal digits in an official file's name begin its sha256; `import_checkpoint` compares them.
-The code is MIT; for the weights no licence is stated, those of audiocraft are CC-BY-NC.
+The code is MIT. For the weights no licence is stated there; the Hub says MIT of the 48 kHz ones. `PUBLISHED` says what
+`voder fetch` brings.
 """
 
 import hashlib
@@ -14,7 +15,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,32 +28,24 @@ from voder.files import folder_written_atomically
 from voder.interop import WEIGHT_NORM, Coverage, Marks, RenameTable, Rule, export, load_foreign, read_state, write_state
 from voder.nn.quantize.rvq import RVQConfig
 from voder.nn.seanet import SEANetConfig
+from voder.published import Published
 from voder.systems.encodec.config import PRESETS, EncodecConfig
 from voder.systems.encodec.lm import EntropyLMConfig
 from voder.systems.encodec.model import EncodecCodec
+from voder.systems.encodec.sources import CODECS
 
 Layout = Literal["official", "huggingface"]
 LAYOUTS = {"official": "a .th or .safetensors file", "huggingface": "a folder that transformers loads"}
 MARKS = Marks(model_types=("encodec",), names=("encoder.model.0.conv.conv.",))
 
 
-@dataclass(frozen=True, kw_only=True)
-class Published:
-    """A checkpoint that can be had from its authors."""
-
-    file: str
-    megabytes: int
-    sha256_begins: str
-    preset: str
-    licence: str = "not stated (code: MIT)"
-
-
-KNOWN = (
-    Published(file="encodec_24khz-d7cc33bc.th", megabytes=93, sha256_begins="d7cc33bc", preset="24khz"),
-    Published(file="encodec_48khz-7e698e3e.th", megabytes=76, sha256_begins="7e698e3e", preset="48khz"),
-    Published(file="encodec_lm_24khz-1608e3c0.th", megabytes=62, sha256_begins="1608e3c0", preset="24khz"),
-    Published(file="encodec_lm_48khz-7add9fc3.th", megabytes=36, sha256_begins="7add9fc3", preset="48khz"),
-)
+OFFICIAL_FILES = {
+    "encodec_24khz-d7cc33bc.th": "24khz",
+    "encodec_48khz-7e698e3e.th": "48khz",
+    "encodec_lm_24khz-1608e3c0.th": "24khz",
+    "encodec_lm_48khz-7add9fc3.th": "48khz",
+}
+"""Names of the authors' files, each with the preset that it is of."""
 
 CODEBOOK_STATE = (("embed", "vectors"), ("embed_avg", "sums"), ("cluster_size", "counts"), ("inited", "initialised"))
 _TRAINING_ONLY = ("quantizer.steps",)
@@ -340,18 +333,18 @@ def _write_huggingface(folder: Path, config: EncodecConfig, state: Mapping[str, 
 
 def _check_digest(file: Path) -> None:
     """Published files carry the beginning of their sha256 in their name."""
-    known = next((k for k in KNOWN if k.file == file.name), None)
-    if known is None or not file.is_file():
+    if file.name not in OFFICIAL_FILES or not file.is_file():
         return
+    begins = file.stem.rpartition("-")[2]
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
-    if not digest.startswith(known.sha256_begins):
-        raise CheckpointError(f"{file} is damaged: its sha256 begins {digest[:8]}, not {known.sha256_begins}")
+    if not digest.startswith(begins):
+        raise CheckpointError(f"{file} is damaged: its sha256 begins {digest[:8]}, not {begins}")
 
 
 def _preset_of(state: Mapping[str, Tensor], file: Path) -> str:
     """Told from the file's name if it is a published one, else from the channels of the first layer."""
-    if known := next((k for k in KNOWN if k.file == file.name), None):
-        return known.preset
+    if file.name in OFFICIAL_FILES:
+        return OFFICIAL_FILES[file.name]
     first = next((v for k, v in state.items() if re.fullmatch(r"encoder\.model\.0\.conv\.conv\.weight(_v)?", k)), None)
     if first is None or first.ndim != 3:
         raise CheckpointError(f"{file} holds no official EnCodec codec: it has no encoder.model.0.conv.conv")
@@ -365,4 +358,18 @@ def _published_lm(config: EncodecConfig) -> EntropyLMConfig:
 
 
 def _licence_of(source: Path) -> str:
-    return next((k.licence for k in KNOWN if k.file == source.name), "as its source states")
+    return "not stated, code MIT" if source.name in OFFICIAL_FILES else "as its source states"
+
+
+PUBLISHED = tuple(
+    Published(
+        name=name,
+        system="encodec",
+        what=what,
+        licence=licence,
+        origin=f"Meta's, as {weights.repository} has it (without the language model of codes)",
+        convert=import_checkpoint,
+        hub=(weights,),
+    )
+    for name, what, licence, weights in CODECS
+)

@@ -60,9 +60,7 @@ def export_checkpoint(folder: Path, output: Path, layout: str) -> list[str]:
     Raises:
         CheckpointError: not a checkpoint of this system.
     """
-    found = checkpoint.read(folder)
-    if found.system != "ge2e":
-        raise CheckpointError(f"{folder} is a {found.system}; a ge2e is wanted here")
+    found = checkpoint.read_of(folder, "ge2e")
     from_dict(Ge2eConfig, found.config, where=str(found.folder / checkpoint.CONFIG_FILE))
     content = {"step": 0, "model_state": export(checkpoint.load_state(found.folder), OFFICIAL)}
     with atomic_path(output) as temporary:

@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from voder.data.batching import spread
 from voder.data.cache import AudioCache
 from voder.data.manifest import Manifest
 from voder.data.randomness import generator
@@ -105,8 +106,7 @@ class Ge2eTask(Task):
         """Vectors and speakers of validation recordings, and of training ones where those make no pairs."""
         for manifests in ((self.valid_manifest,), (self.valid_manifest, self.train_manifest)):
             known = [u for manifest in manifests for u in manifest if u.speaker is not None]
-            count = min(len(known), self.config.evaluate_items)
-            chosen = [known[i * len(known) // count] for i in range(count)]
+            chosen = spread(known, self.config.evaluate_items)
             speakers = [u.speaker or "" for u in chosen]
             repeated = len(speakers) - len(set(speakers))
             if repeated and len(set(speakers)) > 1:

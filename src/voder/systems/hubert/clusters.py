@@ -102,9 +102,7 @@ def predict(model: SpeechEncoder, batch: LabelledBatch, *, start: float, span: i
     front = model.front(batch.audio[:, 0], batch.lengths)
     items, frames = front.features.shape[:2]
     masked = draw_spans(items, frames, start=start, span=span, device=batch.audio.device)
-    last = front.normed
-    for state in model.hidden_states(front, masked=masked):
-        last = state
+    last = model.last_state(front, masked=masked)
     labels = torch.full((items, frames), UNLABELLED, device=masked.device)
     count = min(frames, batch.labels.shape[1])
     labels[:, :count] = batch.labels[:, :count]

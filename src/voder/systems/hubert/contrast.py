@@ -35,9 +35,13 @@ def even_rows(masked: Mask) -> Int[Tensor, "batch masked"]:
 
 def draw_negatives(rows: int, masked: int, count: int, device: torch.device) -> Int[Tensor, "batch masked negative"]:
     """For every masked frame, others of its row."""
-    drawn = torch.randint(masked - 1, (rows, masked, count), device=device)
-    own = torch.arange(masked, device=device)[None, :, None]
-    return drawn + (drawn >= own)
+    return others_than_own(torch.randint(masked - 1, (rows, masked, count), device=device))
+
+
+def others_than_own(drawn: Int[Tensor, "batch masked negative"]) -> Int[Tensor, "batch masked negative"]:
+    """Numbers drawn from all masked frames but one become frames other than the row's own."""
+    own = torch.arange(drawn.shape[1], device=drawn.device)[None, :, None]
+    return drawn + (drawn >= own).long()
 
 
 def predict(model: SpeechEncoder, audio: Audio, *, start: float, span: int, step: int | None) -> Prediction:
@@ -58,9 +62,7 @@ def predict(model: SpeechEncoder, audio: Audio, *, start: float, span: int, step
     if count < 2:
         raise ConfigError(f"crops of {frames} frames have {count} masked; raise task.crop_s, or task.mask_span")
     masked = torch.zeros(items, frames, dtype=torch.bool, device=audio.device).scatter_(1, places, True)
-    last = front.normed
-    for state in model.hidden_states(front, masked=masked):
-        last = state
+    last = model.last_state(front, masked=masked)
     gathered = [x.gather(1, places[..., None].expand(-1, -1, x.shape[2])) for x in (model.output(last), front.normed)]
     quantised = head.quantise(gathered[1], temperature=None if step is None else temperature(step))
     logits = head(gathered[0], quantised.frames, draw_negatives(items, count, NEGATIVES, audio.device))

@@ -4,11 +4,13 @@ huggingface  folders with `config.json`, weights and, for the normalisation, `pr
 fairseq      `.pt` files of HuBERT, wav2vec 2.0, data2vec and (Microsoft's) WavLM, whose pickled settings are not
              run: sizes are read off the weights, the family off the names
 centres      joblib pickles of scikit-learn (`.bin`), read without running them, or `.npz`
+
+`PUBLISHED` says what `voder fetch` brings, `sources` where it lies.
 """
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,43 +20,24 @@ from voder import checkpoint
 from voder.checkpoint import save_tensors
 from voder.errors import CheckpointError, ConfigError
 from voder.files import atomic_path, folder_written_atomically
-from voder.interop import WEIGHT_NORM, Coverage, Marks, RenameTable, Rule, export, load_foreign, read_state
+from voder.interop import (
+    WEIGHT_NORM,
+    Coverage,
+    Marks,
+    RenameTable,
+    Rule,
+    export,
+    load_foreign,
+    read_folder,
+    read_settings,
+)
+from voder.published import HubSource, Published
 from voder.systems.hubert.config import Family, HeadConfig, HubertConfig, NetworkConfig
 from voder.systems.hubert.kmeans import load_encoder, save_with_centers
 from voder.systems.hubert.model import SpeechEncoder
 from voder.systems.hubert.network import network_arguments
+from voder.systems.hubert.sources import ENCODERS, MHUBERT, MHUBERT_CENTRES, MHUBERT_LAYER
 from voder.systems.hubert.unpickle import read_centers, read_fairseq
-
-
-@dataclass(frozen=True, kw_only=True)
-class Published:
-    """A checkpoint that can be had from its authors. Sizes are rounded and, as the licences, recalled."""
-
-    name: str
-    source: str
-    """Hub id, or a path below dl.fbaipublicfiles.com."""
-    megabytes: int
-    licence: str
-
-
-KNOWN = (
-    Published(name="hubert-base", source="facebook/hubert-base-ls960", megabytes=378, licence="Apache-2.0"),
-    Published(name="hubert-large", source="facebook/hubert-large-ll60k", megabytes=1262, licence="Apache-2.0"),
-    Published(name="hubert-xlarge", source="facebook/hubert-xlarge-ll60k", megabytes=3850, licence="Apache-2.0"),
-    Published(name="mhubert-base", source="hubert/mhubert_base_vp_en_es_fr_it3.pt", megabytes=1140, licence="MIT"),
-    Published(
-        name="mhubert-base-km1000",
-        source="hubert/mhubert_base_vp_en_es_fr_it3_L11_km1000.bin",
-        megabytes=3,
-        licence="MIT",
-    ),
-    Published(name="wav2vec2-base", source="facebook/wav2vec2-base", megabytes=380, licence="Apache-2.0"),
-    Published(name="wav2vec2-large", source="facebook/wav2vec2-large-lv60", megabytes=1270, licence="Apache-2.0"),
-    Published(name="wavlm-base", source="microsoft/wavlm-base-plus", megabytes=378, licence="not stated"),
-    Published(name="wavlm-large", source="microsoft/wavlm-large", megabytes=1262, licence="not stated"),
-    Published(name="data2vec-base", source="facebook/data2vec-audio-base", megabytes=373, licence="Apache-2.0"),
-    Published(name="w2v-bert-2", source="facebook/w2v-bert-2.0", megabytes=2320, licence="MIT"),
-)
 
 Layout = Literal["huggingface", "fairseq"]
 
@@ -285,7 +268,7 @@ def import_checkpoint(
         table = fairseq_table(config)
     model = SpeechEncoder(config)
     coverage = load_foreign(model, state, table, str(source))
-    provenance: dict[str, object] = {"imported": {"from": source.name, "licence": _licence_of(source)}}
+    provenance: dict[str, object] = {"imported": {"from": source.name, "licence": "as its source states"}}
     if units is None:
         checkpoint.save(output, system="hubert", config=config, state=model.state_dict(), provenance=provenance)
     else:
@@ -333,17 +316,15 @@ def export_checkpoint(folder: Path, output: Path, layout: Layout) -> list[str]:
 
 
 def _read_huggingface(folder: Path) -> tuple[HubertConfig, dict[str, Tensor]]:
-    content = _read_json(folder / "config.json")
+    content = read_settings(folder / "config.json")
     family = _FAMILIES.get(str(content.get("model_type")))
     if family is None:
         raise CheckpointError(
             f"{folder / 'config.json'} has model_type {content.get('model_type')!r}; allowed are {', '.join(_FAMILIES)}"
         )
     extractor = folder / "preprocessor_config.json"
-    normalize = _read_json(extractor).get("do_normalize") if extractor.is_file() else None
-    weights = folder / "model.safetensors"
-    state = read_state(weights if weights.is_file() else folder / "pytorch_model.bin")
-    return huggingface_config(content, family, normalize=normalize), strip_prefix(state)
+    normalize = read_settings(extractor).get("do_normalize") if extractor.is_file() else None
+    return huggingface_config(content, family, normalize=normalize), strip_prefix(read_folder(folder))
 
 
 def strip_prefix(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -352,16 +333,32 @@ def strip_prefix(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in state.items()}
 
 
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{file} is not readable ({error})") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{file} must hold a table")
-    return content
+def _import_with_units(file: str, layer: int) -> Callable[[Path, Path], Coverage]:
+    def run(folder: Path, output: Path) -> Coverage:
+        return import_checkpoint(folder, output, units=folder / file, layer=layer)
+
+    return run
 
 
-def _licence_of(source: Path) -> str:
-    name = source.name
-    return next((k.licence for k in KNOWN if k.source.rpartition("/")[2] == name), "as its source states")
+def _row(
+    name: str,
+    what: str,
+    licence: str,
+    weights: HubSource,
+    convert: Callable[[Path, Path], Coverage] = import_checkpoint,
+) -> Published:
+    return Published(
+        name=name,
+        system="hubert",
+        what=what,
+        licence=licence,
+        origin=f"as {weights.repository} has it",
+        convert=convert,
+        hub=(weights,),
+    )
+
+
+PUBLISHED = (
+    *(_row(*found) for found in ENCODERS),
+    _row(*MHUBERT, _import_with_units(MHUBERT_CENTRES, MHUBERT_LAYER)),
+)

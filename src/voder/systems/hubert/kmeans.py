@@ -6,6 +6,7 @@ published units (GSLM, 2102.01192) is that of scikit-learn's mini-batches; whole
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from voder import checkpoint
+from voder.audio.io import AudioClip
 from voder.config import from_dict
 from voder.data.manifest import Manifest
 from voder.data.randomness import generator, torch_generator
@@ -25,6 +27,7 @@ from voder.systems.hubert.config import HubertConfig
 from voder.systems.hubert.model import SpeechEncoder
 
 _SEEDING_POINTS = 20_000
+Frames = Float[Tensor, "frame channel"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,32 +76,51 @@ def fit_kmeans(
     return best
 
 
-@torch.no_grad()
-def sample_frames(
-    model: SpeechEncoder, manifest: Manifest, *, layer: int | None, num_frames: int, seed: int = 0
-) -> Float[Tensor, "point channel"]:
-    """Frames of a layer from recordings in random order, until there are enough.
+@runtime_checkable
+class FrameReader(Protocol):
+    """What makes frames of a recording."""
+
+    sample_rate_hz: int
+    """Rate of the audio that it wants."""
+
+    def __call__(self, clip: AudioClip) -> Frames:
+        """Frames of a recording of one channel at that rate; none if it is shorter than one."""
+
+
+class LayerFrames:
+    """Reads frames off a layer of an encoder, counted from 1; off its output if there is no number."""
+
+    def __init__(self, encoder: SpeechEncoder, layer: int | None) -> None:
+        self.encoder, self.layer = encoder, layer
+        self.sample_rate_hz = encoder.sample_rate_hz
+
+    @torch.no_grad()
+    def __call__(self, clip: AudioClip) -> Frames:
+        """Frames of a recording."""
+        if clip.num_samples < self.encoder.receptive_field:
+            return torch.zeros(0, self.encoder.width)
+        found = self.encoder.encode_batch(*collate_clips([clip], device_of(self.encoder)), layer=self.layer)
+        return found.values[found.valid].float()
+
+
+def sample_frames(read: FrameReader, manifest: Manifest, *, num_frames: int, seed: int = 0) -> Frames:
+    """Frames of recordings in random order, until there are enough.
 
     Raises:
-        ManifestError: the manifest is empty.
+        ManifestError: the manifest is empty, or has no recording as long as a frame.
     """
     if not len(manifest):
         raise ManifestError(f"{manifest.path} lists no recordings; there is nothing to cluster")
-    kept: list[Tensor] = []
+    kept: list[Frames] = []
     count = 0
     for index in generator(seed, "frames").permutation(len(manifest)):
-        clip = manifest[int(index)].read(sample_rate_hz=model.sample_rate_hz, channels=1)
-        if clip.num_samples < model.receptive_field:
-            continue
-        audio, lengths = collate_clips([clip], device_of(model))
-        found = model.encode_batch(audio, lengths, layer=layer)
-        kept.append(found.values[found.valid].float())
+        kept.append(read(manifest[int(index)].read(sample_rate_hz=read.sample_rate_hz, channels=1)))
         count += len(kept[-1])
         if count >= num_frames:
             break
-    if not kept:
+    if not count:
         raise ManifestError(f"every recording of {manifest.path} is shorter than one frame")
-    return torch.cat(kept)[:num_frames]
+    return torch.cat([each for each in kept if len(each)])[:num_frames]
 
 
 def learn_units(
@@ -123,7 +145,7 @@ def learn_units(
     encoder, found, config = load_encoder(model)
     encoder.to(device).eval()
     manifest = Manifest.open(data / "train.jsonl")
-    frames = sample_frames(encoder, manifest, layer=layer, num_frames=num_frames, seed=seed)
+    frames = sample_frames(LayerFrames(encoder, layer), manifest, num_frames=num_frames, seed=seed)
     clusters = fit_kmeans(frames, num_units, seed=seed, iterations=iterations, starts=starts)
     provenance = {**found.provenance, "units": {"data": summarize(manifest), "frames": len(frames), "seed": seed}}
     save_with_centers(encoder, config, clusters.centers.cpu().numpy(), output, layer=layer, provenance=provenance)

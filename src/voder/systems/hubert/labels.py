@@ -1,12 +1,11 @@
 """Labels for HuBERT's masked prediction (2106.07447, section II-C): clusters of frames, written as fairseq has them.
 
 The first iteration clusters 39 MFCCs (13 with two deltas, 100 frames a second), the next ones a layer of the encoder
-trained before. `label_corpus` fits k-means on the training split and writes `train.km`, `valid.km` and `test.km` beside
-the manifests: one line per recording, in their order.
+trained before. `label_corpus` (`voder cluster DATA --labels`) fits k-means on the training split and writes `train.km`,
+`valid.km` and `test.km` beside the manifests: one line per recording, in their order.
 """
 
 import math
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,19 +15,17 @@ from jaxtyping import Float
 from torch import Tensor
 
 from voder.audio.fbank import FbankConfig, kaldi_fbank
+from voder.audio.io import AudioClip
 from voder.data.manifest import Manifest
-from voder.data.randomness import generator
-from voder.errors import ManifestError
+from voder.errors import ConfigError, ManifestError
 from voder.nn.quantize.rvq import nearest
 from voder.systems.hubert.formats import read_km, write_dict, write_km
-from voder.systems.hubert.kmeans import fit_kmeans, load_encoder
-from voder.systems.hubert.model import SpeechEncoder
+from voder.systems.hubert.kmeans import FrameReader, Frames, LayerFrames, fit_kmeans, load_encoder, sample_frames
 
 MFCC_RATE_HZ = 100.0
 _CEPSTRA, _MEL_BANDS, _LIFTER = 13, 23, 22.0
 _SLACK_S = 0.1
 """Labels and recordings may differ by so much, as in fairseq."""
-Frames = Float[Tensor, "frame channel"]
 
 
 def mfcc(audio: Float[Tensor, " sample"]) -> Frames:
@@ -41,6 +38,16 @@ def mfcc(audio: Float[Tensor, " sample"]) -> Frames:
     cepstra = bands @ cosines * (1.0 + 0.5 * _LIFTER * torch.sin(math.pi * order / _LIFTER))
     first = deltas(cepstra)
     return torch.cat((cepstra, first, deltas(first)), dim=1).float()
+
+
+class MfccFrames:
+    """Reads MFCCs."""
+
+    sample_rate_hz = 16_000
+
+    def __call__(self, clip: AudioClip) -> Frames:
+        """Frames of a recording."""
+        return mfcc(torch.from_numpy(np.ascontiguousarray(clip.samples[0])))
 
 
 def deltas(frames: Float[Tensor, "frame channel"]) -> Float[Tensor, "frame channel"]:
@@ -59,7 +66,7 @@ def label_corpus(
     num_frames: int = 500_000,
     seed: int = 0,
     suffix: str = "km",
-    device: str = "cpu",
+    device: str | torch.device = "cpu",
 ) -> float:
     """Cluster frames of a prepared corpus and write every recording's labels; returns the mean squared distance.
 
@@ -76,40 +83,25 @@ def label_corpus(
     Raises:
         CheckpointError: the model is of another system.
         ConfigError: no such layer, or too little audio.
+        ManifestError: the training split is empty.
     """
-    features = _features(model, layer, device)
-    train = Manifest.open(data / "train.jsonl")
-    kept: list[Tensor] = []
-    for index in generator(seed, "frames").permutation(len(train)):
-        kept.append(features(train[int(index)].read(sample_rate_hz=16_000, channels=1).samples[0]))
-        if sum(map(len, kept)) >= num_frames:
-            break
-    if not kept:
-        raise ManifestError(f"{train.path} lists no recordings; there is nothing to cluster")
-    clusters = fit_kmeans(torch.cat(kept)[:num_frames], num_labels, seed=seed)
+    if model is None and layer is not None:
+        raise ConfigError(f"layer {layer} is of an encoder, and none is given: MFCCs have no layers")
+    read: FrameReader = MfccFrames()
+    if model is not None:
+        read = LayerFrames(load_encoder(model)[0].to(device).eval(), layer)
+    frames = sample_frames(read, Manifest.open(data / "train.jsonl"), num_frames=num_frames, seed=seed)
+    clusters = fit_kmeans(frames, num_labels, seed=seed)
     write_dict(data / f"dict.{suffix}.txt", num_labels)
     for split in ("train", "valid", "test"):
         if not (data / f"{split}.jsonl").is_file():
             continue
-        manifest = Manifest.open(data / f"{split}.jsonl")
-        sounds = (each.read(sample_rate_hz=16_000, channels=1).samples[0] for each in manifest)
-        write_km(data / f"{split}.{suffix}", [nearest(features(s), clusters.centers).numpy() for s in sounds])
+        heard = (
+            read(each.read(sample_rate_hz=read.sample_rate_hz, channels=1))
+            for each in Manifest.open(data / f"{split}.jsonl")
+        )
+        write_km(data / f"{split}.{suffix}", [nearest(x, clusters.centers).cpu().numpy() for x in heard])
     return clusters.inertia
-
-
-def _features(model: str | Path | None, layer: int | None, device: str) -> Callable[[np.ndarray], Frames]:
-    if model is None:
-        return lambda samples: mfcc(torch.from_numpy(samples))
-    encoder = load_encoder(model)[0].to(device).eval()
-    return lambda samples: _layer(encoder, samples, layer)
-
-
-@torch.no_grad()
-def _layer(encoder: SpeechEncoder, samples: np.ndarray, layer: int | None) -> Frames:
-    if len(samples) < encoder.receptive_field:
-        return torch.zeros(0, encoder.width)
-    audio = torch.from_numpy(samples)[None, None].to(next(encoder.parameters()).device)
-    return encoder.encode_batch(audio, layer=layer).values[0].float().cpu()
 
 
 def read_labels(manifest: Manifest, suffix: str, *, rate_hz: float, num_labels: int) -> list[np.ndarray]:
@@ -122,7 +114,7 @@ def read_labels(manifest: Manifest, suffix: str, *, rate_hz: float, num_labels: 
     file = manifest.path.with_suffix(f".{suffix}")
     if not file.is_file():
         raise ManifestError(
-            f"{file} does not exist: masked prediction of clusters needs labels (voder.systems.hubert.labels)"
+            f"{file} does not exist: masked prediction of clusters needs labels: make them with `voder cluster`"
         )
     labels = read_km(file)
     if len(labels) != len(manifest):

@@ -23,11 +23,12 @@ from voder.config import to_dict
 from voder.errors import AudioError, ConfigError
 from voder.nn.quantize.rvq import nearest
 from voder.roles import Encoder, Features, UnitTokenizer
+from voder.sequence.masks import length_mask
 from voder.shapes import Audio, Embeddings, Lengths, Mask, Tokens
 from voder.systems.hubert.config import MEL_BANDS, MEL_HOP, HubertConfig
 from voder.systems.hubert.heads import build_head
 from voder.systems.hubert.network import build_network
-from voder.systems.hubert.targets import length_mask, normalize_bands, stack_frames
+from voder.systems.hubert.targets import normalize_bands, stack_frames
 
 
 @dataclass(frozen=True)
@@ -74,9 +75,7 @@ class SpeechEncoder(Encoder, UnitTokenizer):
         if layer is not None and not 0 <= layer <= count:
             raise ConfigError(f"layer is {layer}; this encoder has layers 0 to {count}")
         front = self.front(audio[:, 0], lengths)
-        last = front.normed
-        for state in self.hidden_states(front, up_to=layer):
-            last = state
+        last = self.last_state(front, up_to=layer)
         valid = front.valid
         if valid is None:
             valid = torch.ones(last.shape[:2], dtype=torch.bool, device=last.device)
@@ -146,6 +145,13 @@ class SpeechEncoder(Encoder, UnitTokenizer):
             if not (self.training and number and float(torch.rand(())) < config.layer_drop):
                 x, bias = self._run_layer(layer, x, attention, front.valid, bias)
             yield x
+
+    def last_state(self, front: Front, *, up_to: int | None = None, masked: Mask | None = None) -> Embeddings:
+        """What leaves the last layer that is run."""
+        last = front.normed
+        for state in self.hidden_states(front, up_to=up_to, masked=masked):
+            last = state
+        return last
 
     def output(self, last: Embeddings) -> Embeddings:
         """The network's output from its last layer: with the final norm where norms come first."""

@@ -14,6 +14,7 @@ from voder.roles import Units
 from voder.shapes import Lengths, Mask
 from voder.systems.hubert import convert
 from voder.systems.hubert.config import Family, HeadConfig
+from voder.systems.hubert.contrast import others_than_own
 from voder.systems.hubert.heads import ClusterHead, ContrastHead
 from voder.systems.hubert.model import SpeechEncoder, normalize_waveform
 from voder.systems.hubert.targets import expand_spans, normalize_bands, random_projection_labels, stack_frames
@@ -135,7 +136,7 @@ def fairseq_wav2vec2(case: Case) -> Outputs:
     assert isinstance(model.head, ContrastHead)
     batch, width = len(masked), int(masked[0].sum())
     targets = model.head.quantise(normed[masked].view(batch, width, -1))
-    others = shift_negatives(case.inputs["neg_rand"].view(batch, width, args["num_negatives"]))
+    others = others_than_own(case.inputs["neg_rand"].view(batch, width, args["num_negatives"]))
     out |= {
         "frame_padding_mask": (~valid).long(),
         "pre_features_pen": features.square().mean(),
@@ -146,12 +147,6 @@ def fairseq_wav2vec2(case: Case) -> Outputs:
         "pre_temp": torch.tensor(2.0),
     }
     return out
-
-
-def shift_negatives(drawn: Tensor) -> Tensor:
-    """Numbers drawn from all masked frames but one become frames other than the row's own."""
-    own = torch.arange(drawn.shape[1])[None, :, None]
-    return drawn + (drawn >= own).long()
 
 
 def kmeans_units(case: Case) -> Outputs:

@@ -1,7 +1,7 @@
 """How the family is pre-trained, as the papers and fairseq's configurations say; and what it is made of.
 
 HuBERT's labels are clusters of frames: of MFCCs in the first iteration, of a layer of the encoder before in the next.
-`labels.label_corpus` makes them (`train.km`, `valid.km` beside the manifests, as fairseq has them).
+`voder cluster DATA --labels` makes them (`train.km`, `valid.km` beside the manifests, as fairseq has them).
 """
 
 from collections.abc import Mapping

@@ -8,12 +8,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from voder.shapes import Embeddings, Lengths, Mask, Tokens
-
-
-def length_mask(lengths: Lengths, total: int) -> Mask:
-    """True at the positions below each length."""
-    return torch.arange(total, device=lengths.device)[None] < lengths[:, None]
+from voder.sequence.masks import length_mask
+from voder.shapes import Embeddings, Lengths, Tokens
 
 
 def normalize_bands(mel: Embeddings, frames: Lengths, *, epsilon: float, correction: int = 0) -> Embeddings:

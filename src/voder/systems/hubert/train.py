@@ -117,11 +117,13 @@ class HubertTask(Task):
             heard, frames = model.mel_frames(audio[:, 0], None)
             noisy = torch.where(spans[..., None], torch.randn_like(heard) * _NOISE, heard)
             front = model.front_of_mel(noisy, frames)
-            hidden = self._run(front, None)
+            masking: Mask | None = None
         else:
             front = model.front(audio[:, 0], None)
             # the waveform's frames and the mel's differ by one at the end, at most
-            hidden = self._run(front, F.pad(masked, (0, max(0, front.features.shape[1] - masked.shape[1]))))
+            wanted = front.features.shape[1]
+            masking = F.pad(masked, (0, max(0, wanted - masked.shape[1])))[:, :wanted]
+        hidden = model.output(model.last_state(front, masked=masking))
         count = min(hidden.shape[1], labels.shape[1])
         chosen = masked[:, :count]
         features = mean_square(front.features, front.valid)
@@ -133,14 +135,6 @@ class HubertTask(Task):
         assert isinstance(head, BestRqHead)
         full = torch.full((len(mel),), mel.shape[1], device=mel.device)
         return head.labels(stack_frames(normalize_bands(mel, full, epsilon=1e-5), head.stack))
-
-    def _run(self, front: Any, masked: Mask | None) -> Tensor:
-        if masked is not None:
-            masked = masked[:, : front.features.shape[1]]
-        last = front.normed
-        for state in self.model.hidden_states(front, masked=masked):
-            last = state
-        return self.model.output(last)
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:

@@ -199,7 +199,7 @@ def read_centers(file: Path) -> np.ndarray:
         ) from error
     if not isinstance(found, np.ndarray) or found.ndim != 2 or found.dtype.kind != "f" or not np.isfinite(found).all():
         raise CheckpointError(f"{file} holds no cluster_centers_: a table of numbers, one row per unit")
-    return np.ascontiguousarray(found, dtype=np.float32)
+    return np.array(found, dtype=np.float32, order="C")  # a copy: bytes of a file cannot be written to
 
 
 def _pick(loaded: Any) -> np.ndarray | None:

@@ -6,59 +6,43 @@ from typing import Literal
 from voder.data.joins import JoinConfig
 from voder.errors import ConfigError
 from voder.hub import Preset
-from voder.nn.causal_lm import CausalLmConfig, LoraSizes
+from voder.nn.causal_lm import CausalLmConfig
+from voder.nn.lora import LoraSizes
 from voder.nn.transformer import TransformerConfig
+from voder.sequence.voices import VoiceConfig
 from voder.text.subwords import NUM_BYTE_IDS
 from voder.train import LoopConfig, OptimizerConfig, ScheduleConfig
+from voder.train.base_lm import BYTES, SMOLLM2_135M
+from voder.train.voices import VoiceTaskConfig
 
 Method = Literal["vocabulary", "superposed", "coupled"]
-BYTES = "bytes"
-"""The tokenizer that needs no file."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class LlmTtsConfig:
+class LlmTtsConfig(VoiceConfig):
     """The language model, the two halves of VALL-E, and what all were fitted on."""
 
     method: Method = "coupled"
     """vocabulary: the language model says the codes; superposed: it reads text and codes, and VALL-E reads its hidden
     states; coupled: it reads the text alone."""
     lm: CausalLmConfig = field(default_factory=CausalLmConfig)
-    """The language model; taken from `task.language_model` where one is named."""
+    """The language model; taken from `task.lm` where one is named."""
     lora: LoraSizes | None = None
     """Low-rank changes of the language model, whose own weights stay as they are; coupled can do without."""
     lora_targets: tuple[str, ...] = ("q_proj", "v_proj")
     """Names of the linear layers that LoRA changes (gpt2 calls its own c_attn)."""
     tokenizer: str = BYTES
-    """`bytes`, or the fingerprint of the tokenizer in parts/tokenizer; taken from the language model."""
-    language_model: str = ""
+    """`bytes`, or the fingerprint of the language model's tokenizer; taken from it."""
+    lm_identity: str = ""
     """Which trained language model this was fitted on (`voder.checkpoint.identity`); empty for a random one."""
     ar: TransformerConfig = field(default_factory=TransformerConfig)
     """Predicts the first codebook, frame by frame (superposed and coupled)."""
     nar: TransformerConfig = field(default_factory=lambda: TransformerConfig(num_layers=3))
     """Predicts each other codebook for all frames at once."""
-    speakers: tuple[str, ...] = ()
-    """Voices that can be asked for by tag, in the order of their ids; taken from the training data."""
-    codec_identity: str = ""
-    """Which codec made the tokens; taken from the training data."""
-    num_codebooks: int = 4
-    """Codes per frame; taken from the training data."""
-    codebook_size: int = 256
-    """Ids per codebook; taken from the training data."""
-    frame_rate_hz: float = 25.0
-    """Frames per second; taken from the training data."""
     frames_per_token: float = 6.0
     """Mean frames of one token of text: the step between text positions on the audio's time line; from the data."""
     max_frames_per_token: float = 40.0
     """Speech is cut when it gets longer than this times its text (and half a second); from the data."""
-    max_text: int = 64
-    """Longest text, in tokens."""
-    max_frames: int = 160
-    """Longest speech, in frames."""
-    max_prompt_frames: int = 80
-    """Longest prompt, in frames."""
-    min_prompt_frames: int = 8
-    """Shortest prompt, in frames."""
 
     def __post_init__(self) -> None:
         if self.method != "coupled" and self.lora is None:
@@ -82,38 +66,22 @@ class LlmTtsConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LlmTtsTaskConfig:
-    """How it is trained."""
+class LlmTtsTaskConfig(VoiceTaskConfig):
+    """How it is trained. The language model's LoRA and new ids learn with the first codebook's part."""
 
-    stage: Literal["both", "ar", "nar"] = "both"
-    """What learns: the first codebook's part (with the language model's LoRA), the other codebooks' part, or both."""
-    language_model: str = ""
+    lm: str = ""
     """A trained language model (a checkpoint's folder or name); a random one that reads bytes if empty."""
-    joins: JoinConfig = field(default_factory=JoinConfig)
-    """How training strings are made of clips."""
     batch_size: int = 8
     """Strings in one batch; halve it when memory runs out."""
-    prompt_share: float = 0.5
-    """Share of batches whose strings have an audio prompt."""
-    prompt_clips: int = 3
-    """Clips joined into a prompt, at most."""
-    prompt_text_share: float = 0.7
-    """Share of prompts whose text is given; the others must be imitated without."""
-    no_tag_share: float = 0.03
-    """Share of unprompted strings without a speaker's tag."""
     text_loss: bool = True
     """Whether the vocabulary method learns to predict the text too, as any language model does."""
-    nar_every: int = 3
-    """When both learn, the other codebooks do so on one step in this many."""
     cache_mb: int = 512
     """Hidden states of texts kept in memory, at most, where the language model stays as it is."""
-    evaluate_batches: int = 4
-    """Validation batches at each evaluation."""
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "prompt_clips", "nar_every", "evaluate_batches"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"task.{name} is {getattr(self, name)}; at least 1 is wanted")
+        super().__post_init__()
+        if self.batch_size < 1:
+            raise ConfigError(f"task.batch_size is {self.batch_size}; at least 1 is wanted")
 
 
 _TINY = TransformerConfig(width=32, num_layers=1, num_heads=2, ffn_width=64, dropout=0.0)
@@ -166,23 +134,6 @@ def superposed_tiny() -> Preset:
     return _tiny("superposed", LoraSizes(rank=2, alpha=4, dropout=0.0))
 
 
-SMOLLM2_135M = CausalLmConfig(
-    vocabulary_size=49_152,
-    width=576,
-    ffn_width=1536,
-    num_layers=30,
-    num_heads=9,
-    num_kv_heads=3,
-    max_positions=8192,
-    norm_epsilon=1e-5,
-    rope_theta=100_000.0,
-    tie_embeddings=True,
-    bos_id=1,
-    eos_id=2,
-    pad_id=2,
-)
-
-
 def _loop(steps: int) -> LoopConfig:
     return LoopConfig(
         steps=steps,
@@ -197,21 +148,26 @@ def small() -> Preset:
     """Method C over SmolLM2-135M-Instruct, frozen: its hidden states are computed once per text."""
     return Preset(
         model=LlmTtsConfig(lm=SMOLLM2_135M, tokenizer="smollm2-135m-instruct"),
-        task=LlmTtsTaskConfig(language_model="smollm2-135m-instruct"),
+        task=LlmTtsTaskConfig(lm="smollm2-135m-instruct"),
         loop=_loop(8000),
     )
 
 
 def superposed_small() -> Preset:
     """Method B over SmolLM2-135M-Instruct."""
-    preset = small()
-    return replace(preset, model=replace(preset.model, method="superposed", lora=LoraSizes(dropout=0.0)))
+    return _read_through("superposed")
 
 
 def vocabulary_small() -> Preset:
     """Method A over SmolLM2-135M-Instruct."""
+    return _read_through("vocabulary")
+
+
+def _read_through(method: Method) -> Preset:
+    """The language model reads every code, forwards and backwards: few strings make a step of 2 s on one thread."""
     preset = small()
-    return replace(preset, model=replace(preset.model, method="vocabulary", lora=LoraSizes(dropout=0.0)))
+    model = replace(preset.model, method=method, lora=LoraSizes(dropout=0.0))
+    return replace(preset, model=model, task=replace(preset.task, batch_size=2))
 
 
 def paper() -> Preset:
@@ -230,7 +186,7 @@ def paper() -> Preset:
             max_frames=1500,
             max_prompt_frames=450,
         ),
-        task=LlmTtsTaskConfig(language_model="llama-7b", joins=JoinConfig(join_max=1), prompt_clips=1, nar_every=1),
+        task=LlmTtsTaskConfig(lm="llama-7b", joins=JoinConfig(join_max=1), prompt_clips=1, nar_every=1),
         loop=replace(
             _loop(800_000),
             precision="bf16",

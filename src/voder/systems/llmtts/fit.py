@@ -1,27 +1,22 @@
 """What data and language model decide, and how the weights of a trained voice grow when the data brings speakers."""
 
-from collections.abc import Iterable
 from dataclasses import replace
-from typing import Any
+from functools import partial
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from voder import checkpoint, hub
-from voder.data.shards import TokenSplit, TokenStore
-from voder.errors import FittedPartMismatch, TokensError
-from voder.systems.llmtts.config import BYTES, LlmTtsConfig, LlmTtsTaskConfig
+from voder import checkpoint
+from voder.data.shards import TokenStore
+from voder.errors import FittedPartMismatch
+from voder.systems.llmtts.config import LlmTtsConfig, LlmTtsTaskConfig
 from voder.systems.llmtts.layout import spell
-from voder.text.subwords import byte_tokenizer, fingerprint
+from voder.text.subwords import byte_tokenizer
+from voder.train.base_lm import BYTES, find_base_lm
+from voder.train.voices import fitted_voice, pace, spelled_texts
 
 SPEAKER_TABLES = ("ar.text.ids.weight", "nar.text.ids.weight", "reader.new_ids.weight")
 """Weights whose last rows are speakers."""
-
-
-def named_language_model(name: str) -> Any | None:
-    """The trained language model that a setting names (None for none): `.network`, `.tokenizer`, `.config`."""
-    return hub.load_role(name, "LanguageModel") if name else None
 
 
 def fit_config(
@@ -33,64 +28,25 @@ def fit_config(
         FittedPartMismatch: `start` was trained on tokens of another codec, or over another language model.
         TokensError: the training split has no text.
     """
-    trained = named_language_model(task.language_model)
-    known = checkpoint.identity(hub.locate(task.language_model)) if trained else ""
-    tokenizer = byte_tokenizer() if trained is None else trained.tokenizer
-    if start is not None:
-        _require_same(start, store, task, known)
+    lm = find_base_lm(task.lm) if task.lm else None
+    known = "" if lm is None else checkpoint.identity(lm.folder)
+    if start is not None and start.lm_identity != known:
+        raise FittedPartMismatch(
+            f"the checkpoint was trained over language model {start.lm_identity or 'none'}, but task.lm={task.lm!r} "
+            f"is {known or 'none'}: name the checkpoint's own (its parts/lm)"
+        )
     base = model if start is None else start
-    texts = _texts(store.split("train"), tokenizer)
-    if not texts:
-        raise TokensError(f"{store.folder}: no recording of the training split has a text, so nothing can be learned")
-    info, ratios = store.tokenizer, np.array([frames / length for length, frames in texts])
-    longest = max(float(ratios.max()) * 1.25, start.max_frames_per_token if start else 0.0)
-    speakers = base.speakers if start else ()
+    tokenizer = byte_tokenizer() if lm is None else lm.tokenizer
+    found = [frames for _, frames in spelled_texts(store, partial(spell, tokenizer))]
+    stride, longest = pace(store.folder, found, (start.frames_per_token, start.max_frames_per_token) if start else None)
     return replace(
-        base,
-        lm=base.lm if trained is None else trained.config,
-        tokenizer=_name(tokenizer),
-        language_model=known,
-        speakers=(*speakers, *_new(speakers, store.split("train").speakers())),
-        codec_identity=info.identity,
-        num_codebooks=info.num_codebooks,
-        codebook_size=info.codebook_size,
-        frame_rate_hz=info.frame_rate_hz,
-        frames_per_token=base.frames_per_token if start else round(float(np.median(ratios)), 3),
-        max_frames_per_token=round(longest, 3),
+        fitted_voice(base, start, store),
+        lm=base.lm if lm is None else lm.config,
+        tokenizer=BYTES if lm is None else lm.tokenizer_name,
+        lm_identity=known,
+        frames_per_token=stride,
+        max_frames_per_token=longest,
     )
-
-
-def _name(tokenizer: Any) -> str:
-    """A tokenizer's fingerprint; bytes go by their name, as they need no file."""
-    found = fingerprint(tokenizer)
-    return BYTES if found == fingerprint(byte_tokenizer()) else found
-
-
-def _require_same(start: LlmTtsConfig, store: TokenStore, task: LlmTtsTaskConfig, known: str) -> None:
-    if start.codec_identity != store.tokenizer.identity:
-        raise FittedPartMismatch(
-            f"the checkpoint speaks tokens of codec {start.codec_identity}, but {store.folder} holds tokens of "
-            f"{store.tokenizer.identity}: tokenize the data with the checkpoint's own codec (its parts/codec)"
-        )
-    if start.language_model != known:
-        raise FittedPartMismatch(
-            f"the checkpoint was trained over language model {start.language_model or 'none'}, but "
-            f"task.language_model={task.language_model!r} is {known or 'none'}: name the checkpoint's own"
-        )
-
-
-def _texts(split: TokenSplit, tokenizer: Any) -> list[tuple[int, int]]:
-    """Tokens (one added, as between words) and frames of every clip with a text."""
-    found = []
-    for index in range(len(split)):
-        tokens = spell(tokenizer, split.utterance(index).text or "")
-        if tokens and split.lengths[index]:
-            found.append((len(tokens) + 1, int(split.lengths[index])))
-    return found
-
-
-def _new(known: Iterable[str], found: Iterable[str]) -> list[str]:
-    return sorted(set(found) - set(known))
 
 
 def grow_state(state: dict[str, Tensor], start: LlmTtsConfig, config: LlmTtsConfig) -> dict[str, Tensor]:

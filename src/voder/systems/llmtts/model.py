@@ -33,7 +33,7 @@ class LlmTts(nn.Module):
         reads_codes, speaks = config.method != "coupled", config.method == "vocabulary"
         self.reader = Reader(
             config,
-            num_new=self.layout.ids.size - self.layout.first_new if reads_codes else 0,
+            num_new=self.layout.ids.size - config.lm.vocabulary_size if reads_codes else 0,
             num_said=num_outputs if speaks else 0,
         )
         marks = self.layout.num_marks
@@ -88,7 +88,7 @@ class LlmTts(nn.Module):
 
     def local(self, audio: Stream) -> Stream:
         """The audio stream with ids counted from the first new one, as `ar` embeds them when coupled."""
-        return replace(audio, ids=(audio.ids - self.layout.first_new).clamp(min=0))
+        return replace(audio, ids=(audio.ids - self.layout.first_said).clamp(min=0))
 
     def coarse(self, text: Stream, audio: Stream, memory: TextMemory | None = None) -> Logits:
         """Logits of code or end behind each audio position."""
@@ -132,7 +132,7 @@ class VocabularySession:
     def step(self, ids: Tensor) -> Float[Tensor, "batch output"]:
         """Append one code per row; logits of the next."""
         reader = self.model.reader
-        return reader.said_logits(self._steps.step(reader.embed(ids[:, None] + self.model.layout.first_new)))[:, 0]
+        return reader.said_logits(self._steps.step(reader.embed(ids[:, None] + self.model.layout.first_said)))[:, 0]
 
     def select(self, rows: Tensor) -> None:
         """Keep these rows, in this order."""
@@ -151,7 +151,7 @@ class SuperposedSession(CoarseSession):
         """What VALL-E reads of new codes: the language model's hidden states of them."""
         reader, join = self.model.reader, self.decoder.audio
         assert isinstance(join, VectorReader)
-        hidden = self._steps.step(reader.embed(ids + self.model.layout.first_new))
+        hidden = self._steps.step(reader.embed(ids + self.model.layout.first_said))
         return join.join(hidden, torch.zeros_like(ids), segments)
 
     def select(self, rows: Tensor) -> None:

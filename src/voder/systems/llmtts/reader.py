@@ -11,9 +11,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from voder.errors import FittedPartMismatch
-from voder.nn.causal_lm import build_causal_lm, with_lora
+from voder.nn.causal_lm import build_causal_lm
 from voder.nn.codec_lm import embedding
+from voder.nn.lora import with_lora
 from voder.shapes import Embeddings, Mask, Tokens
 from voder.systems.llmtts.config import LlmTtsConfig
 
@@ -21,18 +21,26 @@ Hidden = Float[Tensor, "position channel"]
 
 
 class TextMemory:
-    """Hidden states of texts that were read before, up to a bound; for a language model that does not change."""
+    """Hidden states of texts that were read, for a language model that does not change; the oldest are forgotten."""
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes, self.num_bytes = max_bytes, 0
         self.kept: dict[tuple[int, ...], Hidden] = {}
 
     def keep(self, text: tuple[int, ...], hidden: Hidden) -> None:
-        """Remember one text while there is room."""
-        size = hidden.numel() * hidden.element_size()
-        if text not in self.kept and self.num_bytes + size <= self.max_bytes:
-            self.kept[text] = hidden.clone()
-            self.num_bytes += size
+        """Remember one text."""
+        self.kept[text] = hidden.clone()
+        self.num_bytes += _num_bytes(hidden)
+
+    def make_room(self) -> None:
+        """Forget the texts that were read first until the others are no more than `max_bytes`."""
+        while self.kept and self.num_bytes > self.max_bytes:
+            oldest = next(iter(self.kept))
+            self.num_bytes -= _num_bytes(self.kept.pop(oldest))
+
+
+def _num_bytes(hidden: Hidden) -> int:
+    return hidden.numel() * hidden.element_size()
 
 
 class Reader(nn.Module):
@@ -98,22 +106,33 @@ class Reader(nn.Module):
         return found[:, begin.shape[1] :]
 
     def read_texts(self, texts: Sequence[tuple[int, ...]], memory: TextMemory | None = None) -> list[Hidden]:
-        """Hidden states of texts, each as if it were alone; those in `memory` are not read again."""
-        known = memory.kept if memory is not None and self.frozen else {}
-        fresh = [text for text in dict.fromkeys(texts) if text not in known]
-        found = dict(known)
-        if fresh:
-            device = self.causal.get_input_embeddings().weight.device
-            ids = torch.zeros(len(fresh), max(map(len, fresh)), dtype=torch.long, device=device)
-            valid = torch.zeros_like(ids, dtype=torch.bool)
-            for row, text in enumerate(fresh):
-                ids[row, : len(text)] = torch.tensor(text, device=device)
-                valid[row, : len(text)] = True
-            for text, hidden in zip(fresh, self.hidden(self.embed(ids), valid), strict=True):
-                found[text] = hidden[: len(text)]
-                if memory is not None and self.frozen:
-                    memory.keep(text, found[text].detach())
-        return [found[text] for text in texts]
+        """Hidden states of texts, each as if it were alone; those in `memory` are not read again.
+
+        What a memory keeps is read text by text and in fp32, so that it depends on nothing but the text: a resumed run,
+        whose memory is empty, must find what it would have found.
+        """
+        different = list(dict.fromkeys(texts))
+        if memory is None or not self.frozen:
+            found = dict(zip(different, self._read(different), strict=True))
+            return [found[text] for text in texts]
+        for text in different:
+            if text not in memory.kept:
+                with torch.autocast(self.causal.device.type, enabled=False):
+                    memory.keep(text, self._read([text])[0])
+        read = [memory.kept[text] for text in texts]
+        memory.make_room()
+        return read
+
+    def _read(self, texts: Sequence[tuple[int, ...]]) -> list[Hidden]:
+        """Hidden states of texts, read as one batch."""
+        device = self.causal.get_input_embeddings().weight.device
+        ids = torch.zeros(len(texts), max(map(len, texts)), dtype=torch.long, device=device)
+        valid = torch.zeros_like(ids, dtype=torch.bool)
+        for row, text in enumerate(texts):
+            ids[row, : len(text)] = torch.tensor(text, device=device)
+            valid[row, : len(text)] = True
+        hidden = self.hidden(self.embed(ids), valid)
+        return [row[: len(text)] for row, text in zip(hidden, texts, strict=True)]
 
     def said_logits(self, hidden: Embeddings) -> Float[Tensor, "batch position said"]:
         """Logits of the new ids that can be said."""
@@ -128,22 +147,13 @@ class Reader(nn.Module):
         return torch.cat((old, self.said_logits(hidden[None])[0]), dim=-1)
 
     @torch.no_grad()
-    def take(self, trained: Any) -> None:
-        """Copy the weights of a trained transformers model; new rows become the mean of the old.
-
-        Raises:
-            FittedPartMismatch: its weights have other names or shapes.
-        """
-        own = {n.replace(".base_layer", ""): p for n, p in self.causal.named_parameters() if ".lora_" not in n}
-        theirs = dict(trained.named_parameters())
-        if {n: p.shape for n, p in own.items()} != {n: p.shape for n, p in theirs.items()}:
-            raise FittedPartMismatch("the trained language model has other weights than the settings in model.lm name")
-        for name, parameter in own.items():
-            parameter.copy_(theirs[name])
+    def begin_rows(self) -> None:
+        """Begin new ids as the mean of the old ones of a trained language model, once."""
+        if bool(self.holds_trained):
+            return
         if self.new_ids is not None:
-            self.new_ids.weight.copy_(
-                self.causal.get_input_embeddings().weight.mean(dim=0).expand_as(self.new_ids.weight)
-            )
+            table = self.causal.get_input_embeddings().weight
+            self.new_ids.weight.copy_(table.mean(dim=0).expand_as(self.new_ids.weight))
         if self.said is not None:
             self.said.weight.copy_(self.causal.get_output_embeddings().weight.mean(dim=0).expand_as(self.said.weight))
         self.holds_trained.fill_(True)

@@ -16,7 +16,7 @@ STAGES: dict[str, Stage] = {
     "ar": Stage(
         summary="codebook 1: VALL-E's decoder, and LoRA and new ids of the language model where it has them",
         section="2401.00246, methods A, B and C; 2301.02111, section 4.2.1",
-        trained=("ar.",),
+        trained=("ar.", "reader.*.lora_", "reader.new_ids.", "reader.said."),
         starts_from=_STARTS,
         data=_DATA,
         losses={"cross-entropy of codebook 1 (A: of the text too)": 1.0},

@@ -5,9 +5,11 @@ from dataclasses import dataclass, field
 
 from voder.errors import ConfigError
 from voder.hub import Preset
-from voder.nn.causal_lm import CausalLmConfig, LoraSizes
+from voder.nn.causal_lm import CausalLmConfig
+from voder.nn.lora import LoraSizes
 from voder.text.subwords import BYTES, NUM_BYTE_IDS
-from voder.train.loop import LoopConfig
+from voder.train.base_lm import SMOLLM2_135M, TINY
+from voder.train.loop import LoopConfig, few_steps
 from voder.train.optim import OptimizerConfig, ScheduleConfig
 
 
@@ -55,27 +57,8 @@ class LmTaskConfig:
 
 def tiny() -> Preset:
     """For tests: reads bytes, builds and trains a step in a moment."""
-    network = CausalLmConfig(
-        vocabulary_size=NUM_BYTE_IDS,
-        width=16,
-        ffn_width=32,
-        num_layers=2,
-        num_heads=2,
-        num_kv_heads=1,
-        max_positions=512,
-        tie_embeddings=True,
-        pad_id=0,
-    )
-    loop = LoopConfig(
-        steps=4,
-        optimizer=OptimizerConfig(learning_rate=1e-2),
-        schedule=ScheduleConfig(warmup_steps=1),
-        evaluate_every=2,
-        save_every=2,
-        log_every=1,
-    )
     task = LmTaskConfig(batch_ids=256, batch_items=2, max_ids=64, evaluate_items=4)
-    return Preset(model=LmConfig(network=network), task=task, loop=loop)
+    return Preset(model=LmConfig(network=TINY), task=task, loop=few_steps(1e-2))
 
 
 def small() -> Preset:
@@ -103,21 +86,6 @@ def small() -> Preset:
 
 def smollm2_135m() -> Preset:
     """SmolLM2-135M's size: LoRA on its published weights (`--from smollm2-135m-instruct`)."""
-    network = CausalLmConfig(
-        vocabulary_size=49_152,
-        width=576,
-        ffn_width=1536,
-        num_layers=30,
-        num_heads=9,
-        num_kv_heads=3,
-        max_positions=8192,
-        norm_epsilon=1e-5,
-        rope_theta=100_000.0,
-        tie_embeddings=True,
-        bos_id=1,
-        eos_id=2,
-        pad_id=2,
-    )
     loop = LoopConfig(
         steps=1000,
         optimizer=OptimizerConfig(learning_rate=2e-4, betas=(0.9, 0.98)),
@@ -126,7 +94,7 @@ def smollm2_135m() -> Preset:
         save_every=200,
     )
     task = LmTaskConfig(tokenizer="smollm2-135m-instruct", lora=LoraSizes(rank=16, alpha=32, dropout=0.0))
-    return Preset(model=LmConfig(network=network), task=task, loop=loop)
+    return Preset(model=LmConfig(network=SMOLLM2_135M), task=task, loop=loop)
 
 
 PRESETS: dict[str, Callable[[], Preset]] = {"tiny": tiny, "small": small, "smollm2-135m": smollm2_135m}

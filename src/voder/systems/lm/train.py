@@ -8,14 +8,13 @@ import shutil
 import tempfile
 import weakref
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from voder import checkpoint, hub
 from voder.data.batching import BucketedBatches
@@ -23,21 +22,13 @@ from voder.data.manifest import Manifest
 from voder.data.summary import summarize
 from voder.errors import CheckpointError, FittedPartMismatch, ManifestError
 from voder.generate.lm import GenerateConfig
-from voder.shapes import Mask, Tokens
 from voder.systems.lm.config import LmConfig, LmTaskConfig
 from voder.systems.lm.infer import TextLm
 from voder.systems.lm.model import LmModel, with_lora_names
 from voder.text.subwords import BYTES, byte_tokenizer, encode, fingerprint, read_tokenizer
 from voder.train.base_lm import tokenizer_of
-from voder.train.task import Loss, Task, TensorBatch
-
-
-@dataclass
-class TextBatch(TensorBatch):
-    """Pieces of texts, padded on the right."""
-
-    ids: Tokens
-    valid: Mask
+from voder.train.lm_rows import Row, RowBatch, next_id_loss
+from voder.train.task import Loss, Task
 
 
 def find_tokenizer(name: str) -> tuple[Any, Path | None]:
@@ -142,13 +133,13 @@ class LmTask(Task):
             pieces += [piece for piece in cut if len(piece) > 1]
         return pieces
 
-    def batch(self, step: int, rank: int, world: int) -> TextBatch:
+    def batch(self, step: int, rank: int, world: int) -> RowBatch:
         """This rank's share of the step's texts."""
-        return _collate([self.pieces[i] for i in self.batches.indices(step, rank=rank, world=world)])
+        return _rows([self.pieces[i] for i in self.batches.indices(step, rank=rank, world=world)])
 
-    def losses(self, batch: TextBatch, step: int) -> Iterator[tuple[str, Loss]]:
+    def losses(self, batch: RowBatch, step: int) -> Iterator[tuple[str, Loss]]:
         """One phase."""
-        yield "model", next_id_loss(self.model(batch.ids, batch.valid), batch)
+        yield "model", next_id_loss(self.model, batch)
 
     def evaluate(self) -> dict[str, float]:
         """Loss per id and perplexity on validation texts; `score` is the loss."""
@@ -156,8 +147,8 @@ class LmTask(Task):
         device = next(self.model.parameters()).device
         total = count = 0.0
         for start in range(0, len(pieces), self.config.batch_items):
-            batch = _collate(pieces[start : start + self.config.batch_items]).to(device)
-            loss = next_id_loss(self.model(batch.ids, batch.valid), batch)
+            batch = _rows(pieces[start : start + self.config.batch_items]).to(device)
+            loss = next_id_loss(self.model, batch)
             total, count = total + float(loss.value) * loss.weight, count + loss.weight
         mean = total / max(count, 1.0)
         return {"score": mean, "loss": mean, "perplexity": float(np.exp(mean))}
@@ -175,14 +166,13 @@ class LmTask(Task):
             lines.append(f"{reader.decode(begun)!r}\t{reader.generate(begun)!r}")
         (folder / "continued.tsv").write_text("begin\tcontinued\n" + "\n".join(lines) + "\n", encoding="utf-8")
 
-    def describe(self, batch: TextBatch) -> str:
+    def describe(self, batch: RowBatch) -> str:
         """What is kept of the data, and the first text."""
-        first = batch.ids[0, batch.valid[0]].tolist()
         texts = sum(1 for utterance in self.train_manifest if utterance.text)
         return (
-            f"{len(batch.ids)} texts, {int(batch.valid.sum())} ids, of {texts} texts in {len(self.pieces)} pieces "
+            f"{len(batch.ids)} texts, {int(batch.lengths.sum())} ids, of {texts} texts in {len(self.pieces)} pieces "
             f"({len(self.train_manifest)} recordings); all ids but the first carry loss; the first: "
-            f"{self.tokenizer.decode(first)!r}"
+            f"{self.tokenizer.decode(batch.row(0).ids)!r}"
         )
 
     def provenance(self) -> dict[str, Any]:
@@ -191,18 +181,6 @@ class LmTask(Task):
         return {"data": data, "tokenizer": self.model.config.tokenizer}
 
 
-def _collate(pieces: list[list[int]]) -> TextBatch:
-    ids = torch.zeros(len(pieces), max(map(len, pieces)), dtype=torch.long)
-    valid = torch.zeros_like(ids, dtype=torch.bool)
-    for row, piece in enumerate(pieces):
-        ids[row, : len(piece)] = torch.tensor(piece)
-        valid[row, : len(piece)] = True
-    return TextBatch(ids=ids, valid=valid)
-
-
-def next_id_loss(logits: Tensor, batch: TextBatch) -> Loss:
-    """Cross-entropy of every valid id behind the first."""
-    counted = batch.valid[:, 1:]
-    with torch.autocast(logits.device.type, enabled=False):
-        value = F.cross_entropy(logits[:, :-1][counted].float(), batch.ids[:, 1:][counted])
-    return Loss(value=value, weight=float(counted.sum()))
+def _rows(pieces: list[list[int]]) -> RowBatch:
+    """Texts of which every id but the first carries loss."""
+    return RowBatch.of([Row.behind(piece, 0) for piece in pieces])

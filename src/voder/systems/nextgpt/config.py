@@ -4,10 +4,11 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
 from voder.hub import Preset
-from voder.nn.causal_lm import CausalLmConfig, LoraSizes
+from voder.nn.causal_lm import CausalLmConfig
+from voder.nn.lora import LoraSizes
 from voder.text.subwords import NUM_BYTE_IDS
 from voder.train.base_lm import BYTES, SMOLLM2_135M
-from voder.train.loop import LoopConfig
+from voder.train.loop import LoopConfig, few_steps
 from voder.train.optim import OptimizerConfig, ScheduleConfig
 
 Kind = Literal["image", "video", "audio"]
@@ -116,6 +117,11 @@ class OutputConfig:
             raise ValueError("num_signals, num_vectors and width of an output must be at least 1")
 
 
+def unpadded(lm: CausalLmConfig) -> CausalLmConfig:
+    """A language model without an id for padding, which is known by place."""
+    return replace(lm, pad_id=None)
+
+
 def _vicuna() -> CausalLmConfig:
     return CausalLmConfig(bos_id=1, eos_id=2)
 
@@ -213,18 +219,10 @@ def tiny() -> Preset:
         audio=OutputConfig(num_signals=3, num_vectors=1, width=8),
         projector_width=8,
     )
-    loop = LoopConfig(
-        steps=4,
-        optimizer=OptimizerConfig(learning_rate=3e-3),
-        schedule=ScheduleConfig(warmup_steps=1),
-        evaluate_every=2,
-        save_every=2,
-        log_every=1,
-    )
     task = NextGptTaskConfig(
         stage="instruction", targets="encoder", train_encoder=True, batch_items=2, max_ids=78, evaluate_items=3
     )
-    return Preset(model=model, task=task, loop=loop)
+    return Preset(model=model, task=task, loop=few_steps(3e-3))
 
 
 def small() -> Preset:
@@ -234,7 +232,7 @@ def small() -> Preset:
         encoder=ImageBindConfig(
             audio=AudioTrunkConfig(width=192, num_layers=4, num_heads=3), vision=None, output_width=256
         ),
-        lm=replace(SMOLLM2_135M, pad_id=None),
+        lm=unpadded(SMOLLM2_135M),
         lora=LoraSizes(rank=16, alpha=32, dropout=0.05),
         image=None,
         video=None,
@@ -249,7 +247,7 @@ def small() -> Preset:
         save_every=250,
     )
     task = NextGptTaskConfig(
-        lm="smollm2-135m-instruct", targets="encoder", train_encoder=True, batch_items=8, max_ids=160
+        lm="smollm2-135m-instruct", targets="encoder", train_encoder=True, batch_items=4, max_ids=160
     )
     return Preset(model=model, task=task, loop=loop)
 

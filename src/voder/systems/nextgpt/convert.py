@@ -1,9 +1,8 @@
 """Published weights of NExT-GPT's legacy line and of ImageBind.
 
-`pytorch_model.pt` of `ChocoWu/nextgpt_7b_tiva_v0` (792 MB, fp16; CC-BY-NC-SA-4.0) holds what was trained: whole tables
-of the language model without peft's prefix, LoRA, and the projectors. The rest comes from Vicuna-7B-v0 (converted by
-`voder convert` first; non-commercial) and `imagebind_huge.pth` (4.5 GB; CC-BY-NC-SA-4.0). Nothing is skipped in
-silence: what a file lacks or has too much is named.
+`pytorch_model.pt` of `ChocoWu/nextgpt_7b_tiva_v0` (fp16) holds what was trained: whole tables of the language model
+without peft's prefix, LoRA, and the projectors. The rest comes from Vicuna-7B-v0 and `imagebind_huge.pth`; sizes and
+licences are in `sources`. Nothing is skipped in silence: what a file lacks or has too much is named.
 """
 
 import warnings
@@ -19,12 +18,25 @@ from voder import checkpoint
 from voder.config import from_dict
 from voder.errors import CheckpointError
 from voder.files import atomic_path
-from voder.interop import Coverage, Marks, RenameTable, Rule, export, load_foreign, read_sections, read_state, rename
-from voder.nn.causal_lm import build_causal_lm, merge_lora, save_plain
-from voder.systems.nextgpt.config import AudioTrunkConfig, ImageBindConfig, NextGptConfig, VisionTrunkConfig
+from voder.interop import (
+    Coverage,
+    Marks,
+    RenameTable,
+    Rule,
+    export,
+    load_foreign,
+    read_sections,
+    read_state,
+    rename_all,
+)
+from voder.nn.causal_lm import build_causal_lm, save_plain
+from voder.nn.lora import merge_lora
+from voder.published import Published
+from voder.systems.nextgpt.config import AudioTrunkConfig, ImageBindConfig, NextGptConfig, VisionTrunkConfig, unpadded
 from voder.systems.nextgpt.imagebind import ImageBind
 from voder.systems.nextgpt.model import NextGpt
 from voder.systems.nextgpt.projectors import OutputProjector
+from voder.systems.nextgpt.sources import IMAGEBIND_FILE, LEGACY_FILE, SOURCES
 from voder.systems.nextgpt.vocabulary import base_names, signal_names
 from voder.train.base_lm import borrowed, find_base_lm, tokenizer_of
 
@@ -175,19 +187,24 @@ OFFICIAL = RenameTable(
 """The legacy line's names once `with_prefix` has put its tables where they belong and cut them."""
 
 
+def _full(name: str) -> str:
+    """A name with peft's prefix, without which the authors save the trained tables."""
+    if name.startswith("llama_model.") and not name.startswith("llama_model.base_model."):
+        return _LM + name.removeprefix("llama_model.")
+    return name
+
+
 def with_prefix(state: Mapping[str, Tensor], base: int) -> dict[str, Tensor]:
-    """Put trained tables under peft's prefix, without which the authors save them, and cut off the rows from `base` on.
+    """Put trained tables under peft's prefix, and cut off the rows from `base` on.
 
     Raises:
         CheckpointError: a table under both names.
     """
     made: dict[str, Tensor] = {}
     for name, value in state.items():
-        full = name
-        if name.startswith("llama_model.") and not name.startswith("llama_model.base_model."):
-            full = _LM + name.removeprefix("llama_model.")
-            if full in state:
-                raise CheckpointError(f"{name} and {full} are the same table: one of them must go")
+        full = _full(name)
+        if full != name and full in state:
+            raise CheckpointError(f"{name} and {full} are the same table: one of them must go")
         if full in (f"{table}weight" for table in _TABLES):
             table = full.removesuffix("weight")
             made |= {f"{table}base.weight": value[:base], f"{table}rows": value[base:]}
@@ -203,9 +220,7 @@ def load_official(model: NextGpt, state: Mapping[str, Tensor], where: str) -> Co
         CheckpointError: something is missing, left over or of another shape; every name is given.
     """
     own = {name: value for name, value in model.state_dict().items() if not name.startswith("encoder.")}
-    coverage = rename(with_prefix(state, model.config.lm.vocabulary_size), own, OFFICIAL)
-    if not coverage.is_complete:
-        raise CheckpointError(f"the weights in {where} do not fit this model: {coverage.summary()}")
+    coverage = rename_all(with_prefix(state, model.config.lm.vocabulary_size), own, OFFICIAL, where)
     model.load_state_dict(model.state_dict() | coverage.state)
     return coverage
 
@@ -221,12 +236,7 @@ def over(base: Mapping[str, Tensor], changes: Mapping[str, Tensor]) -> dict[str,
     Raises:
         CheckpointError: the file's tables have fewer rows than the base's.
     """
-    named = {
-        _LM + name.removeprefix("llama_model.")
-        if name.startswith("llama_model.") and not name.startswith("llama_model.base_model.")
-        else name: value
-        for name, value in changes.items()
-    }
+    named = {_full(name): value for name, value in changes.items()}
     for table in (f"{prefix}weight" for prefix in _TABLES):
         if table in named and len(named[table]) < len(base[table]):
             raise CheckpointError(
@@ -250,7 +260,7 @@ def convert_state(config: NextGptConfig, state: Mapping[str, Tensor], where: str
     """
     with torch.device("meta"):
         model = NextGpt(config)
-    rows = config.lm.vocabulary_size + model.vocabulary.size - config.lm.vocabulary_size
+    rows = model.vocabulary.size
     for table in (f"{prefix}weight" for prefix in _TABLES):
         for name in (table, table.replace("base_model.model.", "")):
             if name in state and len(state[name]) != rows:
@@ -260,10 +270,7 @@ def convert_state(config: NextGptConfig, state: Mapping[str, Tensor], where: str
                 )
     frozen = set(frozen_names(model))
     own = {n: v for n, v in model.state_dict().items() if not n.startswith("encoder.") and n not in frozen}
-    coverage = rename(with_prefix(state, config.lm.vocabulary_size), own, OFFICIAL)
-    if not coverage.is_complete:
-        raise CheckpointError(f"the weights in {where} do not fit this model: {coverage.summary()}")
-    return coverage
+    return rename_all(with_prefix(state, config.lm.vocabulary_size), own, OFFICIAL, where)
 
 
 def frozen_names(model: NextGpt) -> dict[str, str]:
@@ -279,10 +286,7 @@ def convert_imagebind(config: ImageBindConfig, state: Mapping[str, Tensor], wher
     """
     with torch.device("meta"):
         own = ImageBind(config).state_dict()
-    coverage = rename(state, own, IMAGEBIND)
-    if not coverage.is_complete:
-        raise CheckpointError(f"the weights in {where} do not fit this ImageBind: {coverage.summary()}")
-    return coverage
+    return rename_all(state, own, IMAGEBIND, where, "ImageBind")
 
 
 def import_checkpoint(source: Path, output: Path, lm: Path | None = None, imagebind: Path | None = None) -> Coverage:
@@ -302,7 +306,7 @@ def import_checkpoint(source: Path, output: Path, lm: Path | None = None, imageb
             "the file holds only what was trained: give lm=FOLDER (Vicuna-7B-v0, converted) and imagebind=FILE"
         )
     base = find_base_lm(str(lm))
-    config = NextGptConfig(lm=replace(base.config, pad_id=None), tokenizer=base.tokenizer_name)
+    config = NextGptConfig(lm=unpadded(base.config), tokenizer=base.tokenizer_name)
     state = read_sections(source)
     coverage = convert_state(config, {k: v for k, v in state.items() if isinstance(v, Tensor)}, str(source))
     heard = convert_imagebind(config.encoder, read_state(imagebind), str(imagebind))
@@ -338,9 +342,7 @@ def export_checkpoint(folder: Path, output: Path, layout: str) -> list[str]:
     Raises:
         CheckpointError: not a checkpoint of this system, or not of the line that has the layout.
     """
-    found = checkpoint.read(folder)
-    if found.system != "nextgpt":
-        raise CheckpointError(f"{folder} is a {found.system}; a nextgpt is wanted here")
+    found = checkpoint.read_of(folder, "nextgpt")
     config = from_dict(NextGptConfig, found.config, where=str(folder))
     model = NextGpt(config)
     checkpoint.load_into(model, checkpoint.load_state(folder), folder)
@@ -376,3 +378,21 @@ def plain_network(model: NextGpt) -> Any:
     own = network.state_dict()
     network.load_state_dict({name: plain[name] for name in own})
     return network
+
+
+def _with_imagebind(folder: Path, output: Path, *, lm: Path) -> Coverage:
+    return import_checkpoint(folder / LEGACY_FILE, output, lm=lm, imagebind=folder / IMAGEBIND_FILE)
+
+
+PUBLISHED = (
+    Published(
+        name="nextgpt-7b",
+        system="nextgpt",
+        what="conversations with sounds and pictures in and out, 7 B parameters (legacy line)",
+        licence="CC-BY-NC-SA-4.0, ImageBind CC-BY-NC-4.0",
+        origin="the authors' nextgpt_7b_tiva_v0, and Meta's imagebind_huge",
+        convert=_with_imagebind,
+        hub=SOURCES,
+        needs={"lm": "vicuna-7b-v0"},
+    ),
+)

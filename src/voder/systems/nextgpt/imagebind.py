@@ -60,21 +60,14 @@ class Trunk(nn.Module):
     """A learned token and patches with positions, through blocks, to one vector that the token became."""
 
     def __init__(
-        self,
-        width: int,
-        num_layers: int,
-        num_heads: int,
-        *,
-        num_patches: int,
-        output_width: int,
-        extra: bool,
-        norm_first: bool,
+        self, config: AudioTrunkConfig | VisionTrunkConfig, output_width: int, *, extra: bool, norm_first: bool
     ) -> None:
         super().__init__()
+        width = config.width
         self.token = nn.Parameter(torch.zeros(1, 1, width))
-        self.positions = nn.Parameter(torch.randn(1, 1 + num_patches, width) * 0.02)
+        self.positions = nn.Parameter(torch.randn(1, 1 + config.num_patches, width) * 0.02)
         self.first_norm = nn.LayerNorm(width, eps=_EPSILON) if norm_first else None
-        self.blocks = nn.ModuleList(TrunkBlock(width, num_heads, extra=extra) for _ in range(num_layers))
+        self.blocks = nn.ModuleList(TrunkBlock(width, config.num_heads, extra=extra) for _ in range(config.num_layers))
         self.norm = nn.LayerNorm(width, eps=_EPSILON)
         self.head = nn.Linear(width, output_width, bias=False)
 
@@ -100,15 +93,7 @@ class AudioTrunk(nn.Module):
         super().__init__()
         self.patches = nn.Conv2d(1, config.width, config.patch, config.stride, bias=False)
         self.patch_norm = nn.LayerNorm(config.width)
-        self.trunk = Trunk(
-            config.width,
-            config.num_layers,
-            config.num_heads,
-            num_patches=config.num_patches,
-            output_width=output_width,
-            extra=True,
-            norm_first=False,
-        )
+        self.trunk = Trunk(config, output_width, extra=True, norm_first=False)
 
     def tokens(self, mel: Float[Tensor, "batch 1 band frame"]) -> Embeddings:
         """What the trunk makes of a mel image."""
@@ -122,15 +107,7 @@ class VisionTrunk(nn.Module):
         super().__init__()
         side = (config.patch, config.patch)
         self.patches = nn.Conv3d(3, config.width, (2, *side), (2, *side), bias=False)
-        self.trunk = Trunk(
-            config.width,
-            config.num_layers,
-            config.num_heads,
-            num_patches=config.num_patches,
-            output_width=output_width,
-            extra=False,
-            norm_first=True,
-        )
+        self.trunk = Trunk(config, output_width, extra=False, norm_first=True)
 
     def tokens(self, pictures: Float[Tensor, "batch 3 *time row column"]) -> Embeddings:
         """What the trunk makes of `[batch, 3, row, column]`, or of `[batch, 3, 2, row, column]`."""

@@ -1,6 +1,7 @@
 """How to run the reference vectors of NExT-GPT."""
 
 import itertools
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -8,12 +9,12 @@ import torch
 from torch import Tensor
 
 from voder.fixtures import Case, Runner
-from voder.nn.causal_lm import CausalLmConfig, LoraSizes, merge_lora, set_lora_factor
+from voder.nn.causal_lm import CausalLmConfig
+from voder.nn.lora import LoraSizes, merge_lora, set_lora_factor
 from voder.systems.nextgpt import convert, generators
 from voder.systems.nextgpt.config import KINDS as KIND_NAMES
 from voder.systems.nextgpt.config import AudioTrunkConfig, ImageBindConfig, NextGptConfig, OutputConfig
 from voder.systems.nextgpt.hearing import mel_image, normalised
-from voder.systems.nextgpt.imagebind import average
 from voder.systems.nextgpt.losses import caption_distance, min_snr_weights, signal_to_noise
 from voder.systems.nextgpt.model import NextGpt, Read, lay_out, row_losses
 from voder.systems.nextgpt.pieces import IGNORED, Piece
@@ -30,29 +31,25 @@ def _enlarged(pictures: Tensor) -> Tensor:
 
 @torch.no_grad()
 def imagebind(case: Case) -> Outputs:
-    """Both trunks, with and without the scale of sounds."""
+    """Both trunks, with and without the scale of sounds.
+
+    The recording's hook fed the pictures' tokens to the head again where the video's were due. So what it holds as its
+    video's vector are, in one row, those of other videos: of the pictures, each for two frames.
+    """
     model = convert.imagebind_from_original(case.args["c"], case.weights, case.name)
     audio, pictures = case.inputs["audio"], _enlarged(case.inputs["vision_small"])
     assert model.vision is not None
     tokens = model.audio.tokens(audio.flatten(0, 1))
+    videos = pictures[:, None, :, None].expand(-1, -1, -1, 2, -1, -1)
     return {
         "audio_scaled": model.hear(audio, logit_scale=True),
         "audio_noscale": model.hear(audio, logit_scale=False),
         "vision": model.see(pictures),
-        "video": _video(case, model, pictures),
+        "video": model.watch(videos).reshape(1, -1),
         "audio_tokens": tokens,
         "vision_tokens": model.vision.tokens(pictures),
         "audio_head": model.audio.trunk.vector(tokens),
     }
-
-
-def _video(case: Case, model: Any, pictures: Tensor) -> Tensor:
-    """The video's vector; a recording whose hook fed the pictures' tokens to the head again holds their average."""
-    video = _enlarged(case.inputs["video_small"])
-    seen = average(case.outputs["vision"], video.shape[:2])
-    if seen.shape == case.outputs["video"].shape and torch.equal(seen, case.outputs["video"]):
-        return average(model.see(pictures), video.shape[:2])
-    return model.watch(video)
 
 
 def imagebind_mel(case: Case) -> Outputs:
@@ -89,7 +86,8 @@ def losses(case: Case) -> Outputs:
     }
 
 
-def _parts(case: Case) -> tuple[Any, Any, Any]:
+def _denoised(case: Case, by: Callable[[Any], generators.Predict]) -> tuple[generators.Denoised, Any]:
+    """The loop over the recorded parts, whose UNet is called in one of two ways; and the VAE behind it."""
     import diffusers
 
     sizes = case.args["c"]
@@ -98,22 +96,21 @@ def _parts(case: Case) -> tuple[Any, Any, Any]:
     for name, part in (("unet", unet), ("vae", vae)):
         part.load_state_dict(case.weights_under(f"{name}."))
         part.eval()
-    scheduler = getattr(diffusers, case.meta["scheduler_class"])(**case.meta["scheduler"])
-    return unet, vae, scheduler
-
-
-def sd_loop(case: Case) -> Outputs:
-    """Stable Diffusion's loop."""
-    unet, vae, scheduler = _parts(case)
     done = generators.denoise(
-        generators.by_attention(unet),
-        scheduler,
+        by(unet),
+        getattr(diffusers, case.meta["scheduler_class"])(**case.meta["scheduler"]),
         case.inputs["latents"],
         case.inputs["prompt_embeds"],
         case.inputs.get("negative_prompt_embeds"),
         steps=case.args["steps"],
         guidance=case.args["guidance"],
     )
+    return done, vae
+
+
+def sd_loop(case: Case) -> Outputs:
+    """Stable Diffusion's loop."""
+    done, vae = _denoised(case, generators.by_attention)
     return {
         "latents": done.latents,
         "image": generators.decode_image(vae, done.latents),
@@ -126,19 +123,10 @@ def audioldm_loop(case: Case) -> Outputs:
     """AudioLDM's loop, its VAE and its vocoder."""
     from transformers import SpeechT5HifiGan, SpeechT5HifiGanConfig
 
-    unet, vae, scheduler = _parts(case)
+    done, vae = _denoised(case, generators.by_class)
     vocoder: Any = SpeechT5HifiGan(SpeechT5HifiGanConfig(**case.args["c"]["voc"]))
     vocoder.load_state_dict(case.weights_under("vocoder."))
     vocoder.eval()
-    done = generators.denoise(
-        generators.by_class(unet),
-        scheduler,
-        case.inputs["latents"],
-        case.inputs["prompt_embeds"],
-        case.inputs.get("negative_prompt_embeds"),
-        steps=case.args["steps"],
-        guidance=case.args["guidance"],
-    )
     mel = generators.decode_mel(vae, done.latents)
     num_samples = int(case.args["sec"] * vocoder.config.sampling_rate)
     return {

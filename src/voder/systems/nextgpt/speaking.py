@@ -62,7 +62,7 @@ def speak(
             continue
         said.ids.append(id_)
         said.text.append(id_)
-        if (stop := _ended(said.text, words.stops)) is not None:
+        if (stop := _ended(said.ids, words.stops)) is not None:
             said.text, said.stop_reason = said.text[: len(said.text) - len(stop)], "end"
             said.ids = said.ids[: len(said.ids) - len(stop)]
             break
@@ -93,7 +93,7 @@ def _show(session: Session, said: Said, kind: str, span: Sequence[int], device: 
     return logits
 
 
-def _ended(text: Sequence[int], stops: Sequence[tuple[int, ...]]) -> tuple[int, ...] | None:
-    """The end that a text has just come to; the longest of several."""
-    found = [stop for stop in stops if stop and tuple(text[-len(stop) :]) == stop]
+def _ended(ids: Sequence[int], stops: Sequence[tuple[int, ...]]) -> tuple[int, ...] | None:
+    """The end that has just been said, in one piece (no signals within it); the longest of several."""
+    found = [stop for stop in stops if stop and tuple(ids[-len(stop) :]) == stop]
     return max(found, key=len, default=None)

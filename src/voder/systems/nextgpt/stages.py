@@ -21,39 +21,59 @@ _OPTIMISER = (
     "task.max_ids=512",
 )
 
+
+def _stage(
+    name: StageName,
+    summary: str,
+    *,
+    section: str,
+    starts_from: tuple[str, ...],
+    data: str,
+    losses: tuple[str, ...],
+    learning_rate: str = "4e-4",
+    task_settings: tuple[str, ...] = (),
+    recalled: tuple[str, ...] = (),
+) -> Stage:
+    return Stage(
+        summary=summary,
+        section=section,
+        trained=TRAINED[name],
+        starts_from=starts_from,
+        data=data,
+        losses=dict.fromkeys(losses, 1.0),
+        settings=(*_OPTIMISER, f"loop.optimizer.learning_rate={learning_rate}"),
+        task_settings=(f"task.stage={name}", *task_settings),
+        recalled=("one epoch, a tenth of it warm-up", *recalled),
+    )
+
+
 STAGES = {
-    "encoder_alignment": Stage(
-        summary="what the encoders hear and see becomes words: captions of media",
+    "encoder_alignment": _stage(
+        "encoder_alignment",
+        "what the encoders hear and see becomes words: captions of media",
         section="section 4.1",
-        trained=TRAINED["encoder_alignment"],
         starts_from=("Vicuna-7B-v0", "imagebind_huge"),
         data="CC3M, WebVid, AudioCaps; records of a medium and its caption (task.records=legacy)",
-        losses={"cross-entropy of the caption": 1.0},
-        settings=(*_OPTIMISER, "loop.optimizer.learning_rate=4e-4"),
-        task_settings=("task.stage=encoder_alignment",),
-        recalled=("one epoch, a tenth of it warm-up",),
+        losses=("cross-entropy of the caption",),
     ),
-    "decoder_alignment": Stage(
-        summary="signal tokens stand for what generators read of a caption: text alone goes in",
+    "decoder_alignment": _stage(
+        "decoder_alignment",
+        "signal tokens stand for what generators read of a caption: text alone goes in",
         section="section 4.2",
-        trained=TRAINED["decoder_alignment"],
         starts_from=("stage encoder_alignment",),
         data="the captions of CC3M, WebVid, AudioCaps with vectors of the generators' text encoders (.npy)",
-        losses={"cross-entropy of caption and signals": 1.0, "distance to the caption's vectors": 1.0},
-        settings=(*_OPTIMISER, "loop.optimizer.learning_rate=4e-4"),
-        task_settings=("task.stage=decoder_alignment", "task.train_encoder=false"),
-        recalled=("one epoch, a tenth of it warm-up",),
+        losses=("cross-entropy of caption and signals", "distance to the caption's vectors"),
+        task_settings=("task.train_encoder=false",),
     ),
-    "instruction": Stage(
-        summary="conversations with media in and out, modality-switching ones (MosIT) at last",
+    "instruction": _stage(
+        "instruction",
+        "conversations with media in and out, modality-switching ones (MosIT) at last",
         section="sections 5.1 and 5.2",
-        trained=TRAINED["instruction"],
         starts_from=("stage decoder_alignment",),
         data="text+X to text, text to text+X, text to text, and MosIT (about 5,000 dialogues); conversations",
-        losses={"cross-entropy of the assistant's turns": 1.0, "distance to the captions' vectors": 1.0},
-        settings=(*_OPTIMISER, "loop.optimizer.learning_rate=5e-4"),
-        task_settings=("task.stage=instruction",),
-        recalled=("one epoch, a tenth of it warm-up", "about 5,000 dialogues"),
+        losses=("cross-entropy of the assistant's turns", "distance to the captions' vectors"),
+        learning_rate="5e-4",
+        recalled=("about 5,000 dialogues",),
     ),
 }
 

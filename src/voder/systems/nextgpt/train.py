@@ -16,15 +16,14 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from voder.audio.io import AudioClip
-from voder.data.batching import BucketedBatches
-from voder.data.manifest import Manifest
+from voder.data.batching import BucketedBatches, spread
 from voder.data.randomness import generator, torch_generator
-from voder.data.summary import summarize, summarize_dialogues
-from voder.errors import ConfigError, FittedPartMismatch, ManifestError
+from voder.data.summary import summarize_splits
+from voder.errors import ConfigError, ManifestError
 from voder.roles import Turn
 from voder.shapes import Mask, Tokens
 from voder.systems.nextgpt import hearing
-from voder.systems.nextgpt.config import KINDS, NextGptConfig, NextGptTaskConfig
+from voder.systems.nextgpt.config import KINDS, NextGptConfig, NextGptTaskConfig, unpadded
 from voder.systems.nextgpt.data import Example, Line, Shown, open_examples, read_target
 from voder.systems.nextgpt.infer import NextGptChatter
 from voder.systems.nextgpt.losses import caption_distance
@@ -33,8 +32,7 @@ from voder.systems.nextgpt.pieces import IGNORED, Piece, Spoken, Words
 from voder.systems.nextgpt.seeing import picture
 from voder.systems.nextgpt.stages import ENCODER, TRAINED
 from voder.systems.nextgpt.vocabulary import base_names, fill_rows
-from voder.text.subwords import byte_tokenizer
-from voder.train.base_lm import BYTES, BaseLm, borrowed, find_base_lm
+from voder.train.base_lm import LentLm, fitted_lm
 from voder.train.stages import freeze_all_but
 from voder.train.task import Loss, Task, TensorBatch
 
@@ -77,27 +75,16 @@ class NextGptTask(Task):
             FittedPartMismatch: the checkpoint that is started from was fitted on another language model.
         """
         open_examples(data / "train.jsonl", task_config.records, task_config.stage)
-        base = model_config if start is None else start
-        lm = find_base_lm(task_config.lm) if task_config.lm else None
-        name = BYTES if lm is None else lm.tokenizer_name
-        sizes = base.lm if lm is None else replace(lm.config, pad_id=None)
-        if start is not None and (start.tokenizer != name or start.lm != sizes):
-            raise FittedPartMismatch(
-                f"the checkpoint to start from has a language model with the tokenizer {start.tokenizer}, and "
-                f"task.lm={task_config.lm!r} one with {name}; set task.lm to the same language model"
-            )
-        return replace(base, tokenizer=name, lm=sizes)
+        base, trained_on = (model_config, None) if start is None else (start, start.tokenizer)
+        lm, tokenizer = fitted_lm(task_config.lm, base.lm, trained_on, unpadded)
+        return replace(base, lm=lm, tokenizer=tokenizer)
 
     def __init__(self, model: nn.Module, config: NextGptTaskConfig, data: Path, *, seed: int) -> None:
         super().__init__(model, config, data, seed=seed)
         self._check_settings()
-        self.base: BaseLm | None = find_base_lm(config.lm) if config.lm else None
-        self._borrowed = base_names(self.model.lm, "lm.") if self.base else {}
-        if self.base is not None:
-            self.base.load_into(self.model, self._borrowed)
+        self.lent = LentLm(config.lm, self.model, base_names(self.model.lm, "lm."))
         fill_rows(self.model, torch_generator(seed, "rows"))
-        tokenizer = byte_tokenizer() if self.base is None else self.base.tokenizer
-        self.words = Words(self.model.config, tokenizer)
+        self.words = Words(self.model.config, self.lent.tokenizer)
         self.train_examples, self.valid_examples = (
             open_examples(data / f"{split}.jsonl", config.records, config.stage) for split in ("train", "valid")
         )
@@ -164,11 +151,11 @@ class NextGptTask(Task):
 
     def parts(self) -> dict[str, Path]:
         """The language model."""
-        return {} if self.base is None else {"lm": self.base.folder}
+        return self.lent.parts
 
     def borrowed(self) -> dict[str, str]:
         """The language model's own weights: they are frozen."""
-        return borrowed(self._borrowed)
+        return self.lent.borrowed
 
     def batch(self, step: int, rank: int, world: int) -> MediaBatch:
         """This rank's share of the step's examples, each in a wording drawn anew."""
@@ -279,8 +266,7 @@ class NextGptTask(Task):
     def _judged(self) -> list[Example]:
         chosen = self.valid_examples if len(self.valid_examples) else self.train_examples
         fitting = [example for example in chosen if self._length(example) is not None]
-        count = min(len(fitting), self.config.evaluate_items)
-        return [fitting[i * len(fitting) // count] for i in range(count)]
+        return spread(fitting, self.config.evaluate_items)
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
@@ -319,10 +305,7 @@ class NextGptTask(Task):
 
     def provenance(self) -> dict[str, Any]:
         """What was trained and judged on."""
-        files = {split: self.data / f"{split}.jsonl" for split in ("train", "valid")}
-        if self.config.records == "recordings":
-            return {"data": {split: summarize(Manifest.open(file)) for split, file in files.items()}}
-        return {"data": {split: summarize_dialogues(file) for split, file in files.items()}}
+        return {"data": summarize_splits(self.data, recordings=self.config.records == "recordings")}
 
 
 def _stacked(found: list[Tensor], shape: tuple[int, ...]) -> Tensor:

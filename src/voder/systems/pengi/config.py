@@ -7,7 +7,7 @@ from voder.hub import Preset
 from voder.nn.causal_lm import CausalLmConfig
 from voder.text.subwords import NUM_BYTE_IDS
 from voder.train.base_lm import BYTES, SMOLLM2_135M
-from voder.train.loop import LoopConfig
+from voder.train.loop import LoopConfig, cosine_loop, few_steps
 from voder.train.optim import OptimizerConfig, ScheduleConfig
 
 Records = Literal["recordings", "dialogues", "triples"]
@@ -225,6 +225,11 @@ class PengiTaskConfig:
             raise ValueError("the prompt must not be empty")
 
 
+def prefixed(lm: CausalLmConfig) -> CausalLmConfig:
+    """A language model that answers behind a prefix: nothing begins a text, and padding is masked."""
+    return replace(lm, bos_id=None, pad_id=None)
+
+
 def byte_lm(*, width: int, num_layers: int, num_heads: int, max_positions: int) -> CausalLmConfig:
     """A GPT-2 that reads bytes."""
     return CausalLmConfig(
@@ -274,15 +279,8 @@ def tiny() -> Preset:
         mapper=MapperConfig(width=16, prefix=3, clip=3, num_layers=1, num_heads=2),
         lm=byte_lm(width=16, num_layers=1, num_heads=2, max_positions=64),
     )
-    loop = LoopConfig(
-        steps=4,
-        optimizer=OptimizerConfig(learning_rate=3e-3),
-        schedule=ScheduleConfig(warmup_steps=1),
-        evaluate_every=2,
-        save_every=2,
-        log_every=1,
-    )
-    return Preset(model=model, task=PengiTaskConfig(batch_items=2, max_answer=12, evaluate_items=3), loop=loop)
+    task = PengiTaskConfig(batch_items=2, max_answer=12, evaluate_items=3)
+    return Preset(model=model, task=task, loop=few_steps(3e-3))
 
 
 def small() -> Preset:
@@ -292,15 +290,9 @@ def small() -> Preset:
         text=None,
         max_prompt=16,
         mapper=MapperConfig(width=192, prefix=8, clip=16, num_layers=2, num_heads=6),
-        lm=replace(SMOLLM2_135M, bos_id=None, pad_id=None),
+        lm=prefixed(SMOLLM2_135M),
     )
-    loop = LoopConfig(
-        steps=2000,
-        optimizer=OptimizerConfig(learning_rate=1e-3, betas=(0.9, 0.98)),
-        schedule=ScheduleConfig(warmup_steps=50),
-        evaluate_every=250,
-        save_every=250,
-    )
+    loop = cosine_loop(2000, learning_rate=1e-3, every=250, warmup=50, betas=(0.9, 0.98), final_ratio=0.05)
     return Preset(model=model, task=PengiTaskConfig(lm="smollm2-135m-instruct", batch_items=8), loop=loop)
 
 

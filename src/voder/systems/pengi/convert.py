@@ -6,7 +6,7 @@ tokenizers as Hugging Face has them (`vocab.json`, `merges.txt`), which go into 
 """
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,39 +18,36 @@ from voder import checkpoint
 from voder.config import from_dict
 from voder.errors import CheckpointError
 from voder.files import atomic_path
-from voder.interop import Coverage, Marks, RenameTable, Rule, export, load_foreign, read_sections, rename, rules
+from voder.interop import Coverage, Marks, RenameTable, Rule, export, load_foreign, read_sections, rename_all, rules
 from voder.nn.causal_lm import CausalLmConfig
+from voder.published import ByHand, Published
 from voder.systems.pengi.config import HtsatConfig, MapperConfig, PengiConfig, TextTowerConfig
 from voder.systems.pengi.htsat import Htsat
 from voder.systems.pengi.model import Pengi
 from voder.text.subwords import fingerprint, read_tokenizer
 
+_FFN = {"mlp.fc1": "ffn_in", "mlp.fc2": "ffn_out"}
+
 
 def _htsat(theirs: str = "", ours: str = "") -> list[Rule]:
     """Rules of the audio encoder behind prefixes."""
-    block, our_block = f"{theirs}layers.{{i}}.blocks.{{j}}.", f"{ours}stages.{{i}}.blocks.{{j}}."
-    inside = {
-        "norm1": "attention_norm",
-        "attn.qkv": "attention.in_projection",
-        "attn.proj": "attention.out_projection",
-        "norm2": "ffn_norm",
-        "mlp.fc1": "ffn_in",
-        "mlp.fc2": "ffn_out",
-    }
+    stage, our_stage = f"{theirs}layers.{{i}}.", f"{ours}stages.{{i}}."
+    block, our_block = f"{stage}blocks.{{j}}.", f"{our_stage}blocks.{{j}}."
     around = {
         "bn0": "band_norm",
         "patch_embed.proj": "patches",
         "patch_embed.norm": "patch_norm",
-        "layers.{i}.downsample.norm": "stages.{i}.merge.norm",
-        "layers.{i}.downsample.reduction": "stages.{i}.merge.projection",
         "norm": "norm",
         "tscam_conv": "classes",
         "head": "spare_head",
     }
+    attention = {"attn.qkv": "attention.in_projection", "attn.proj": "attention.out_projection"}
+    norms = {"norm1": "attention_norm", "norm2": "ffn_norm"}
     return [
-        Rule(f"{block}attn.relative_position_bias_table", f"{our_block}attention.bias_table"),
-        *rules(block, our_block, inside),
         *rules(theirs, ours, around),
+        *rules(block, our_block, norms | attention | _FFN),
+        Rule(f"{block}attn.relative_position_bias_table", f"{our_block}attention.bias_table"),
+        *rules(f"{stage}downsample.", f"{our_stage}merge.", {"norm": "norm", "reduction": "projection"}),
     ]
 
 
@@ -64,75 +61,55 @@ def _derived(prefix: str = "") -> list[str]:
     ]
 
 
-_PROJECTION = {"linear1": "first", "linear2": "second", "layer_norm": "norm"}
+def _projection(theirs: str, ours: str) -> list[Rule]:
+    return [*rules(theirs, ours, {"linear1": "first", "linear2": "second", "layer_norm": "norm"})]
 
 
 def _mapper(theirs: str, ours: str) -> list[Rule]:
-    block = {
-        "norm1": "attention_norm",
-        "attn.to_queries": "query",
-        "attn.to_keys_values": "key_value",
-        "attn.project": "out",
-        "norm2": "ffn_norm",
-        "mlp.fc1": "ffn_in",
-        "mlp.fc2": "ffn_out",
-    }
+    attention = {"attn.to_queries": "query", "attn.to_keys_values": "key_value", "attn.project": "out"}
+    norms = {"norm1": "attention_norm", "norm2": "ffn_norm"}
     return [
-        Rule(f"{theirs}.prefix_const", f"{ours}.constants"),
-        Rule(f"{theirs}.linear.{{w}}", f"{ours}.spread.{{w}}"),
-        *rules(f"{theirs}.transformer.layers.{{i}}.", f"{ours}.blocks.{{i}}.", block),
+        Rule(f"{theirs}prefix_const", f"{ours}constants"),
+        *rules(theirs, ours, {"linear": "spread"}),
+        *rules(f"{theirs}transformer.layers.{{i}}.", f"{ours}blocks.{{i}}.", norms | attention | _FFN),
     ]
 
 
 def _tower(theirs: str, ours: str) -> list[Rule]:
-    block = {
-        "self_attn.q_proj": "query",
-        "self_attn.k_proj": "key",
-        "self_attn.v_proj": "value",
-        "self_attn.out_proj": "out",
-        "layer_norm1": "attention_norm",
-        "layer_norm2": "ffn_norm",
-        "mlp.fc1": "ffn_in",
-        "mlp.fc2": "ffn_out",
-    }
+    projections = {"q_proj": "query", "k_proj": "key", "v_proj": "value", "out_proj": "out"}
+    attention = {f"self_attn.{name}": projections[name] for name in projections}
+    norms = {"layer_norm1": "attention_norm", "layer_norm2": "ffn_norm"}
+    around = {"embeddings.token_embedding": "tokens", "embeddings.position_embedding": "positions"}
     return [
-        Rule(f"{theirs}.embeddings.token_embedding.weight", f"{ours}.tokens.weight"),
-        Rule(f"{theirs}.embeddings.position_embedding.weight", f"{ours}.positions.weight"),
-        *rules(f"{theirs}.encoder.layers.{{i}}.", f"{ours}.blocks.{{i}}.", block),
-        Rule(f"{theirs}.final_layer_norm.{{w}}", f"{ours}.norm.{{w}}"),
+        *rules(theirs, ours, around | {"final_layer_norm": "norm"}),
+        *rules(f"{theirs}encoder.layers.{{i}}.", f"{ours}blocks.{{i}}.", norms | attention | _FFN),
     ]
 
 
+_IGNORED = (
+    *_derived("audio_encoder.base.htsat."),
+    "caption_decoder.gpt.lm_head.weight",  # tied to the embeddings
+    "caption_decoder.gpt.transformer.h.{i}.attn.bias",
+    "caption_decoder.gpt.transformer.h.{i}.attn.masked_bias",
+    "caption_encoder.base.embeddings.position_ids",
+    "caption_encoder.base.text_model.embeddings.position_ids",
+)
 HTSAT = RenameTable(*_htsat(), ignored=_derived())
 OFFICIAL = RenameTable(
     *_htsat("audio_encoder.base.htsat.", "audio_encoder."),
-    *rules("audio_encoder.projection.", "audio_projection.", _PROJECTION),
-    *_tower("caption_encoder.base", "text_encoder"),
+    *_projection("audio_encoder.projection.", "audio_projection."),
+    *_tower("caption_encoder.base.", "text_encoder."),
     Rule("caption_encoder.clip_text_projection.weight", "text_encoder.projection.weight"),
-    *rules("caption_encoder.projection.", "text_projection.", _PROJECTION),
+    *_projection("caption_encoder.projection.", "text_projection."),
     Rule("caption_decoder.gpt.{w...}", "lm.{w...}"),
-    *_mapper("caption_decoder.audio_project", "audio_mapper"),
-    *_mapper("caption_decoder.text_project", "text_mapper"),
+    *_mapper("caption_decoder.audio_project.", "audio_mapper."),
+    *_mapper("caption_decoder.text_project.", "text_mapper."),
     spelling=[
         Rule("module.{w...}", "{w...}"),
         Rule("caption_encoder.base.text_model.{w...}", "caption_encoder.base.{w...}"),
     ],
     export_spelling=False,
-    ignored=[
-        *_derived("audio_encoder.base.htsat."),
-        *(f"module.{name}" for name in _derived("audio_encoder.base.htsat.")),
-        *(
-            f"{start}{name}"
-            for start in ("", "module.")
-            for name in (
-                "caption_decoder.gpt.lm_head.weight",  # tied to the embeddings
-                "caption_decoder.gpt.transformer.h.{i}.attn.bias",
-                "caption_decoder.gpt.transformer.h.{i}.attn.masked_bias",
-                "caption_encoder.base.embeddings.position_ids",
-                "caption_encoder.base.text_model.embeddings.position_ids",
-            )
-        ),
-    ],
+    ignored=[f"{start}{name}" for start in ("", "module.") for name in _IGNORED],
 )
 
 
@@ -196,15 +173,10 @@ def official_config(sizes: Mapping[str, Any]) -> PengiConfig:
     )
 
 
-def load_official(model: Pengi, state: Mapping[str, Tensor], where: str) -> Coverage:
-    """Fill a model with the original's weights, strictly."""
-    return load_foreign(model, state, OFFICIAL, where)
-
-
 def pengi_from_original(sizes: Mapping[str, Any], state: Mapping[str, Tensor], where: str) -> Pengi:
     """The model of given sizes with the original's weights."""
     model = Pengi(official_config(sizes))
-    load_official(model, state, where)
+    load_foreign(model, state, OFFICIAL, where)
     return model.eval()
 
 
@@ -233,10 +205,7 @@ def convert_state(config: PengiConfig, state: Mapping[str, Tensor], where: str) 
     """
     with torch.device("meta"):
         own = Pengi(config).state_dict()
-    coverage = rename(state, own, OFFICIAL)
-    if not coverage.is_complete:
-        raise CheckpointError(f"the weights in {where} do not fit Pengi: {coverage.summary()}")
-    return coverage
+    return rename_all(state, own, OFFICIAL, where, "Pengi")
 
 
 def import_checkpoint(source: Path, output: Path, gpt2: Path | None = None, clip: Path | None = None) -> Coverage:
@@ -290,9 +259,7 @@ def export_checkpoint(folder: Path, output: Path, layout: str = "official") -> l
     Raises:
         CheckpointError: not a checkpoint of this system, or a language model that is no GPT-2.
     """
-    found = checkpoint.read(folder)
-    if found.system != "pengi":
-        raise CheckpointError(f"{folder} is a {found.system}; a pengi is wanted here")
+    found = checkpoint.read_of(folder, "pengi")
     config = from_dict(PengiConfig, found.config, where=str(folder))
     if config.lm.family != "gpt2":
         raise CheckpointError(f"{folder} is over a {config.lm.family}; the authors' layout has GPT-2 alone")
@@ -300,3 +267,36 @@ def export_checkpoint(folder: Path, output: Path, layout: str = "official") -> l
     with atomic_path(output) as temporary:
         torch.save({"model": {**state, _HEAD: state[_TABLE].clone()}}, temporary)
     return []
+
+
+def _with_tokenizers(file: str) -> Callable[[Path, Path], Coverage]:
+    def run(folder: Path, output: Path) -> Coverage:
+        return import_checkpoint(folder / file, output, gpt2=folder / "gpt2", clip=folder / "clip")
+
+    return run
+
+
+def _row(name: str, what: str, num_bytes: int, tokenizers: Mapping[str, str]) -> Published:
+    file = f"{name}.pth"
+    kept = ("config.json", "tokenizer.json", "tokenizer_config.json")
+    places = " and ".join(tokenizers.values())
+    return Published(
+        name=f"pengi-{name.replace('_', '-')}",
+        system="pengi",
+        what=what,
+        licence="not stated, code MIT",
+        origin="Microsoft's, with GPT-2 inside (MIT)",
+        convert=_with_tokenizers(file),
+        by_hand=ByHand(
+            place=f"https://zenodo.org/record/8387083 (tokenizers: {places} on the Hugging Face Hub)",
+            files=(file, *(f"{kind}/{each}" for kind in tokenizers for each in kept)),
+            num_bytes=num_bytes,
+        ),
+    )
+
+
+_GPT2, _CLIP = {"gpt2": "openai-community/gpt2"}, {"clip": "openai/clip-vit-base-patch16"}
+PUBLISHED = (
+    _row("base", "answers in text about recordings, 322 M parameters", 1_293_000_000, _GPT2 | _CLIP),
+    _row("base_no_text_enc", "the same without a text encoder, 226 M parameters", 905_000_000, _GPT2),
+)

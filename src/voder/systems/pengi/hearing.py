@@ -15,6 +15,8 @@ from voder.audio.sinc import sinc_resample
 from voder.errors import AudioError
 
 Channels = Literal["mean", "behind"]
+_MARGIN_S = 2
+"""More than the filter of any two rates reaches beyond what is heard."""
 
 
 def resample(clip: AudioClip, sample_rate_hz: int) -> Float32[np.ndarray, "channel sample"]:
@@ -53,4 +55,7 @@ def hear(
     rng: np.random.Generator | None = None,
 ) -> Float32[np.ndarray, " sample"]:
     """The samples that the network gets of a clip of any rate and channel count."""
+    if channels == "mean" and rng is None:  # an hour is not resampled for its first seconds
+        enough = -(-num_samples * clip.sample_rate_hz // sample_rate_hz) + _MARGIN_S * clip.sample_rate_hz
+        clip = AudioClip(clip.samples[:, :enough], clip.sample_rate_hz)
     return fit_length(one_channel(resample(clip, sample_rate_hz), channels), num_samples, rng)

@@ -15,7 +15,7 @@ from voder.errors import ConfigError, TextError
 from voder.nn.causal_lm import CausalLmSession
 from voder.roles import Answer, Listener, device_of
 from voder.shapes import Embeddings
-from voder.systems.pengi.beam import SearchConfig, search
+from voder.systems.pengi.beam import Found, SearchConfig, search
 from voder.systems.pengi.formats import DESCRIBING, PROMPTS
 from voder.systems.pengi.hearing import hear
 from voder.systems.pengi.model import Pengi, answer_loss
@@ -82,20 +82,18 @@ class PengiListener(Listener):
             prefix = self._prefix(clip, question, how, seed)
             mask = torch.ones(prefix.shape[:2], dtype=torch.long, device=prefix.device)
             best = search(CausalLmSession(self.model.lm, prefix, mask), limited, self.reader.end_id)[0]
-            heard_s = min(clip.duration_s, self.model.config.clip_s)
-            answers.append(
-                Answer(
-                    text=self.reader.answer(best.ids),
-                    heard_s=heard_s,
-                    truncated=best.stop_reason == "limit" or clip.duration_s > self.model.config.clip_s,
-                    stop_reason=best.stop_reason if best.stop_reason == "limit" else self._ending(clip),
-                )
-            )
+            answers.append(self._answer(clip, best))
         return answers
 
-    def _ending(self, clip: AudioClip) -> str:
-        whole = clip.duration_s <= self.model.config.clip_s
-        return "end" if whole else f"only {self.model.config.clip_s:g} s of audio are heard"
+    def _answer(self, clip: AudioClip, best: Found) -> Answer:
+        longest_s = self.model.config.clip_s
+        unheard = clip.duration_s > longest_s
+        return Answer(
+            text=self.reader.answer(best.ids),
+            heard_s=min(clip.duration_s, longest_s),
+            truncated=unheard or best.stop_reason == "limit",
+            stop_reason=f"only the first {longest_s:g} s are heard" if unheard else best.stop_reason,
+        )
 
     def _prefix(self, clip: AudioClip, question: str, how: Asking, seed: int) -> Embeddings:
         device = device_of(self.model)

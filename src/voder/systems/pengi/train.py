@@ -15,12 +15,12 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from voder.data.batching import BucketedBatches
-from voder.data.manifest import Manifest
+from voder.data.batching import BucketedBatches, spread
+from voder.data.cache import Kept
 from voder.data.randomness import generator
-from voder.data.summary import summarize, summarize_dialogues
-from voder.errors import FittedPartMismatch, ManifestError, TextError
-from voder.systems.pengi.config import PengiConfig, PengiTaskConfig
+from voder.data.summary import summarize_splits
+from voder.errors import ManifestError, TextError
+from voder.systems.pengi.config import PengiConfig, PengiTaskConfig, prefixed
 from voder.systems.pengi.data import Example, Examples, open_examples
 from voder.systems.pengi.hearing import fit_length, one_channel, resample
 from voder.systems.pengi.infer import PengiListener
@@ -28,7 +28,7 @@ from voder.systems.pengi.model import Pengi, answer_loss
 from voder.systems.pengi.reading import Reader
 from voder.systems.pengi.stages import TRAINED
 from voder.text.subwords import byte_tokenizer
-from voder.train.base_lm import BYTES, BaseLm, borrowed, borrowed_names, find_base_lm
+from voder.train.base_lm import LentLm, borrowed_names, fitted_lm
 from voder.train.stages import freeze_all_but
 from voder.train.task import Loss, Task, TensorBatch
 
@@ -61,25 +61,14 @@ class PengiTask(Task):
             FittedPartMismatch: the checkpoint that is started from was fitted on another language model.
         """
         open_examples(data, "train", task_config.records, task_config.prompt)
-        base = model_config if start is None else start
-        lm = find_base_lm(task_config.lm) if task_config.lm else None
-        name = BYTES if lm is None else lm.tokenizer_name
-        sizes = base.lm if lm is None else replace(lm.config, bos_id=None, pad_id=None)
-        if start is not None and (start.tokenizer != name or start.lm != sizes):
-            raise FittedPartMismatch(
-                f"the checkpoint to start from has a language model with the tokenizer {start.tokenizer}, and "
-                f"task.lm={task_config.lm!r} one with {name}; set task.lm to the same language model"
-            )
-        return replace(base, tokenizer=name, lm=sizes)
+        base, trained_on = (model_config, None) if start is None else (start, start.tokenizer)
+        lm, tokenizer = fitted_lm(task_config.lm, base.lm, trained_on, prefixed)
+        return replace(base, lm=lm, tokenizer=tokenizer)
 
     def __init__(self, model: nn.Module, config: PengiTaskConfig, data: Path, *, seed: int) -> None:
         super().__init__(model, config, data, seed=seed)
-        self.base: BaseLm | None = find_base_lm(config.lm) if config.lm else None
-        self._borrowed = borrowed_names(self.model.lm, "lm.") if self.base else {}
-        if self.base is not None:
-            self.base.load_into(self.model, self._borrowed)
-        tokenizer = byte_tokenizer() if self.base is None else self.base.tokenizer
-        self.reader = Reader(self.model.config, tokenizer, byte_tokenizer())
+        self.lent = LentLm(config.lm, self.model, borrowed_names(self.model.lm, "lm."))
+        self.reader = Reader(self.model.config, self.lent.tokenizer, byte_tokenizer())
         self.train_examples, self.valid_examples = (
             open_examples(data, split, config.records, config.prompt) for split in ("train", "valid")
         )
@@ -87,8 +76,7 @@ class PengiTask(Task):
         size = config.batch_items
         # every recording takes a whole clip, so lengths do not matter
         self.batches = BucketedBatches(np.ones(len(self.numbers)), max_total=size, max_batch=size, seed=seed)
-        self._kept: dict[int, np.ndarray] = {}
-        self._num_bytes = 0
+        self._kept = Kept[np.ndarray](config.cache_mb * 2**20, lambda samples: samples.nbytes)
         freeze_all_but(self.model, TRAINED)
 
     def _teachable(self) -> np.ndarray:
@@ -112,11 +100,11 @@ class PengiTask(Task):
 
     def parts(self) -> dict[str, Path]:
         """The language model."""
-        return {} if self.base is None else {"lm": self.base.folder}
+        return self.lent.parts
 
     def borrowed(self) -> dict[str, str]:
         """All of the language model's weights: it is frozen."""
-        return borrowed(self._borrowed)
+        return self.lent.borrowed
 
     def batch(self, step: int, rank: int, world: int) -> AnswerBatch:
         """This rank's share of the step's examples."""
@@ -140,13 +128,7 @@ class PengiTask(Task):
 
     def _samples(self, number: int) -> np.ndarray:
         """One channel of a training recording at the model's rate, kept in memory up to a bound."""
-        if number in self._kept:
-            return self._kept[number]
-        samples = self._heard(self.train_examples[number])
-        if self._num_bytes + samples.nbytes <= self.config.cache_mb * 2**20:
-            self._kept[number] = samples
-            self._num_bytes += samples.nbytes
-        return samples
+        return self._kept.get(number, lambda: self._heard(self.train_examples[number]))
 
     def _heard(self, example: Example) -> np.ndarray:
         return one_channel(resample(example.read(), self.model.config.audio.sample_rate_hz), "mean")
@@ -166,9 +148,7 @@ class PengiTask(Task):
     def _judged(self) -> list[Example]:
         chosen: Examples = self.valid_examples if len(self.valid_examples) else self.train_examples
         most = self.model.config.lm.max_positions - 2 * self.model.config.mapper.prefix
-        fitting = [example for example in chosen if self._fits(example, most)]
-        count = min(len(fitting), self.config.evaluate_items)
-        return [fitting[i * len(fitting) // count] for i in range(count)]
+        return spread([example for example in chosen if self._fits(example, most)], self.config.evaluate_items)
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
@@ -203,7 +183,4 @@ class PengiTask(Task):
 
     def provenance(self) -> dict[str, Any]:
         """What was trained and judged on."""
-        files = {split: self.data / f"{split}.jsonl" for split in ("train", "valid")}
-        if self.config.records == "recordings":
-            return {"data": {split: summarize(Manifest.open(file)) for split, file in files.items()}}
-        return {"data": {split: summarize_dialogues(file) for split, file in files.items()}}
+        return {"data": summarize_splits(self.data, recordings=self.config.records == "recordings")}

@@ -7,9 +7,10 @@ from typing import Literal
 
 from voder.errors import ConfigError
 from voder.hub import Preset
-from voder.nn.causal_lm import CausalLmConfig, LoraSizes
-from voder.text.subwords import NUM_BYTE_IDS
-from voder.train.loop import LoopConfig
+from voder.nn.causal_lm import CausalLmConfig
+from voder.nn.lora import LoraSizes
+from voder.train.base_lm import SMOLLM2_135M, TINY
+from voder.train.loop import LoopConfig, cosine_loop, few_steps
 from voder.train.optim import OptimizerConfig, ScheduleConfig
 
 SAMPLE_RATE_HZ = 16_000
@@ -135,32 +136,14 @@ def tiny() -> Preset:
     bridge = BridgeConfig(speech_width=16, audio_width=0, width=16, num_heads=2, ffn_width=32, window_frames=10)
     model = SalmonnConfig(
         bridge=BridgeConfig(**{**vars(bridge), "stride_frames": 10}),
-        lm=CausalLmConfig(
-            vocabulary_size=NUM_BYTE_IDS,
-            width=16,
-            ffn_width=32,
-            num_layers=2,
-            num_heads=2,
-            num_kv_heads=1,
-            max_positions=512,
-            tie_embeddings=True,
-            pad_id=0,
-        ),
+        lm=TINY,
         hears="clip",
         max_answer_ids=12,
     )
     task = SalmonnTaskConfig(
         speech="fresh:whisper/tiny", lm="fresh:lm/tiny", batch_size=2, max_text_ids=32, evaluate_items=2
     )
-    loop = LoopConfig(
-        steps=4,
-        optimizer=OptimizerConfig(learning_rate=1e-2),
-        schedule=ScheduleConfig(warmup_steps=1),
-        evaluate_every=2,
-        save_every=2,
-        log_every=1,
-    )
-    return Preset(model=model, task=task, loop=loop)
+    return Preset(model=model, task=task, loop=few_steps(1e-2))
 
 
 def small() -> Preset:
@@ -176,19 +159,7 @@ def small() -> Preset:
             stride_frames=8,
             dropout=0.0,
         ),
-        lm=CausalLmConfig(
-            vocabulary_size=49_152,
-            width=576,
-            ffn_width=1536,
-            num_layers=30,
-            num_heads=9,
-            num_kv_heads=3,
-            max_positions=8192,
-            norm_epsilon=1e-5,
-            rope_theta=100_000.0,
-            tie_embeddings=True,
-            pad_id=2,
-        ),
+        lm=SMOLLM2_135M,
         lora=LoraSizes(rank=16, alpha=32, dropout=0.0),
         lora_targets=("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
         template=CHATML,
@@ -196,15 +167,9 @@ def small() -> Preset:
         hears="clip",
     )
     task = SalmonnTaskConfig(
-        stage="pretraining", speech="whisper-base", lm="smollm2-135m-instruct", batch_size=6, max_text_ids=128
+        stage="pretraining", speech="whisper-base", lm="smollm2-135m-instruct", batch_size=4, max_text_ids=128
     )
-    loop = LoopConfig(
-        steps=2000,
-        optimizer=OptimizerConfig(learning_rate=7e-4, betas=(0.9, 0.98)),
-        schedule=ScheduleConfig(warmup_steps=50),
-        evaluate_every=250,
-        save_every=250,
-    )
+    loop = cosine_loop(2000, learning_rate=7e-4, every=250, warmup=50, betas=(0.9, 0.98), final_ratio=0.05)
     return Preset(model=model, task=task, loop=loop)
 
 

@@ -6,7 +6,7 @@ LLaMA's licence) and the encoders come from elsewhere: 13B wants Vicuna v1.1, an
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -15,11 +15,13 @@ from torch import Tensor
 from voder import checkpoint
 from voder.errors import CheckpointError, FittedPartMismatch
 from voder.files import atomic_path
-from voder.interop import Coverage, Marks, RenameTable, Rule, export, read_sections, rename
+from voder.interop import Coverage, Marks, RenameTable, Rule, export, read_sections, rename_all
 from voder.nn.causal_lm import CausalLmConfig
+from voder.published import HubSource, Published, hub_source, of_file
 from voder.systems.salmonn.config import SalmonnConfig, SalmonnTaskConfig, published_model
-from voder.systems.salmonn.model import Salmonn, borrowed_names, is_trained
+from voder.systems.salmonn.model import Salmonn, is_trained
 from voder.systems.salmonn.parts import Parts, fitted_config
+from voder.train.base_lm import borrowed, borrowed_names
 
 LAYOUTS = {"salmonn": "a .pth file of what was trained, as the authors' code loads it"}
 MARKS = Marks(names=("speech_llama_proj.weight",))
@@ -58,34 +60,15 @@ OFFICIAL = RenameTable(
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Delta:
-    """What a published checkpoint brought."""
-
-    state: dict[str, Tensor]
-    """By our names."""
-    ignored: tuple[str, ...]
-    """Foreign names that are known to carry nothing."""
-
-
-def fit_delta(own: Mapping[str, Tensor], state: Mapping[str, Tensor], where: str) -> Delta:
+def convert_state(own: Mapping[str, Tensor], state: Mapping[str, Tensor], where: str) -> Coverage:
     """Find a place for everything that SALMONN trains, among the weights `own` of a model.
 
     Raises:
-        CheckpointError: a trained weight stays empty, or something in the file has no place; all are named.
+        CheckpointError: a trained weight stays empty, or something in the file has no place (the frozen language
+            model has none: its part holds it); all are named.
     """
-    found = rename(state, own, OFFICIAL)
-    empty = [name for name in found.missing if is_trained(name)]
-    problems = {
-        "left over": found.leftover,
-        "missing": tuple(empty),
-        "of another shape": found.wrong_shape,
-        "claimed twice": found.twice,
-    }
-    said = "; ".join(f"{label}: {', '.join(names)}" for label, names in problems.items() if names)
-    if said:
-        raise CheckpointError(f"the weights in {where} do not fit this SALMONN: {said}")
-    return Delta(state=found.state, ignored=found.ignored)
+    trained = {name: value for name, value in own.items() if is_trained(name)}
+    return rename_all(state, trained, OFFICIAL, where, "SALMONN")
 
 
 def read_delta(file: Path) -> dict[str, Tensor]:
@@ -119,20 +102,19 @@ def import_checkpoint(source: Path, output: Path, *, lm: Path, speech: Path, aud
     config = fitted_config(_published_like(state, source), parts)
     refuse_wrong_vicuna(config.lm, lm)
     with torch.device("meta"):
-        own = Salmonn(config).state_dict()
-    delta = fit_delta(own, state, str(source))
-    trained = {name: delta.state[name] for name in own if is_trained(name)}
+        model = Salmonn(config)
+    coverage = convert_state(model.state_dict(), state, str(source))
     provenance = {"converted_from": source.name, "layout": "salmonn", "licence": "Apache-2.0, and that of the parts"}
     checkpoint.save(
         output,
         system="salmonn",
         config=config,
-        state=trained,
+        state=coverage.state,
         parts=parts.folders,
         provenance=provenance,
-        borrowed=borrowed_names(own),
+        borrowed=borrowed(borrowed_names(model.llama, "llama.")),
     )
-    return Coverage(state=trained, ignored=delta.ignored)
+    return coverage
 
 
 def _published_like(state: Mapping[str, Tensor], source: Path) -> SalmonnConfig:
@@ -181,11 +163,40 @@ def export_checkpoint(folder: Path, output: Path, layout: str) -> list[str]:
     Raises:
         CheckpointError: not a checkpoint of this system.
     """
-    found = checkpoint.read(folder)
-    if found.system != "salmonn":
-        raise CheckpointError(f"{folder} is a {found.system}; a salmonn is wanted here")
+    found = checkpoint.read_of(folder, "salmonn")
     state = checkpoint.load_tensors(found.folder / checkpoint.WEIGHTS_FILE)
     content = {"model": export(state, OFFICIAL)}
     with atomic_path(output) as temporary:
         torch.save(content, temporary)
     return []
+
+
+def _row(name: str, what: str, file: str, weights: HubSource, lm: str) -> Published:
+    return Published(
+        name=name,
+        system="salmonn",
+        what=what,
+        licence="Apache-2.0, over its parts' terms",
+        origin=f"the authors', as {weights.repository} has it",
+        convert=of_file(file, import_checkpoint),
+        hub=(weights,),
+        needs={"lm": lm, "speech": "whisper-large-v2", "audio": "beats-iter3-plus"},
+    )
+
+
+PUBLISHED = (
+    _row(
+        "salmonn-7b",
+        "answers about speech, sounds and music, 7 B parameters",
+        "salmonn_7b_v0.pth",
+        hub_source("tsinghua-ee/SALMONN-7B", "main", {"salmonn_7b_v0.pth": 363_000_000}),
+        "vicuna-7b-v1.5",
+    ),
+    _row(
+        "salmonn-13b",
+        "answers about speech, sounds and music, 13 B parameters",
+        "salmonn_v1.pth",
+        hub_source("tsinghua-ee/SALMONN", "96bc929f4d6a57ee43cb3d92b482dedc09c79c60", {"salmonn_v1.pth": 400_000_000}),
+        "vicuna-13b-v1.1",
+    ),
+)

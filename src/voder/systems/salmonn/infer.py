@@ -1,5 +1,6 @@
 """SALMONN as a listener: a recording and a question to an answer, by beams of 4 unless asked otherwise."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,17 +9,18 @@ import torch
 from voder.audio.io import AudioClip
 from voder.checkpoint import Checkpoint
 from voder.data.randomness import torch_generator
-from voder.errors import InputError, TextError
+from voder.errors import ConfigError, InputError, TextError
 from voder.generate.lm import GenerateConfig, generate_ids
 from voder.nn.causal_lm import CausalLmSession
 from voder.roles import Answer, Listener, device_of, fit_clip
-from voder.systems.salmonn.config import SAMPLE_RATE_HZ
+from voder.systems.salmonn.config import SAMPLE_RATE_HZ, WINDOW_S
 from voder.systems.salmonn.data import MAX_SAMPLES, prepare
 from voder.systems.salmonn.listening import Ears, through_bridge
 from voder.systems.salmonn.model import Salmonn
 from voder.systems.salmonn.parts import Parts, refuse_others
 from voder.systems.salmonn.prompt import Prompts, pack
 from voder.text.subwords import turn_end
+from voder.train.base_lm import find_base_lm
 
 
 class SalmonnListener(Listener):
@@ -29,10 +31,6 @@ class SalmonnListener(Listener):
         self.model, self.ears, self.tokenizer = model, ears, tokenizer
         self.prompts = Prompts(model.config, tokenizer)
         self.how = how or GenerateConfig(num_beams=model.config.num_beams, max_new=model.config.max_answer_ids)
-
-    def set_lora_factor(self, factor: float) -> None:
-        """Strength of the trained changes: 1 as trained; the paper lowers it to about a half for stories."""
-        self.model.set_lora_factor(factor)
 
     @property
     def end_ids(self) -> tuple[int, ...]:
@@ -46,26 +44,31 @@ class SalmonnListener(Listener):
     ) -> list[Answer]:
         """Answer a question about each clip; options: those of `GenerateConfig`, `beam` (how many) and `lora_factor`.
 
-        Of clips longer than 30 s the beginning is heard, and the answer says so.
+        Of clips longer than 30 s the beginning is heard, and the answer says so. `lora_factor` is the strength of the
+        trained changes: 1 as trained; the paper lowers it to about a half for stories; 0 is the language model alone.
 
         Raises:
             InputError: not as many questions as clips, or a question that is empty.
             TextError: a question is longer than the language model's positions leave room for.
             ConfigError: an option that is unknown, out of range, or has nothing to do.
         """
-        if len(clips) != len(questions) or not all(question.strip() for question in questions):
-            raise InputError(f"{len(questions)} questions came for {len(clips)} clips; each clip needs one, not empty")
+        if len(clips) != len(questions):
+            raise InputError(f"{len(questions)} questions came for {len(clips)} clips; each clip needs one")
+        if not all(question.strip() for question in questions):
+            raise InputError("a question is empty; say what to answer about the recording")
         factor = sampling.pop("lora_factor", 1.0)
+        if not 0 <= factor < math.inf:
+            raise ConfigError(f"lora_factor is {factor}; a number from 0 on is wanted (1: as trained)")
         if "beam" in sampling:
             sampling["num_beams"] = sampling.pop("beam")
         how = self.how.changed(**sampling)
         if not clips:
             return []
-        self.set_lora_factor(factor)
+        self.model.set_lora_factor(factor)
         try:
             return self._answers(clips, questions, how, seed)
         finally:
-            self.set_lora_factor(1.0)
+            self.model.set_lora_factor(1.0)
 
     def _answers(
         self, clips: Sequence[AudioClip], questions: Sequence[str], how: GenerateConfig, seed: int
@@ -97,7 +100,7 @@ class SalmonnListener(Listener):
             text=self.tokenizer.decode(row.ids, skip_special_tokens=True).strip(),
             heard_s=min(clip.num_samples, MAX_SAMPLES) / SAMPLE_RATE_HZ,
             truncated=unheard or row.truncated,
-            stop_reason="recording" if unheard else row.stop_reason,
+            stop_reason=f"only the first {WINDOW_S} s are heard" if unheard else row.stop_reason,
         )
 
 
@@ -112,4 +115,4 @@ def load_listener(model: Salmonn, found: Checkpoint) -> SalmonnListener:
     names = {name: str(folder) for name, folder in parts.folders.items()}
     refuse_others(model.config.fitted, parts.fingerprints, names)
     speech, audio = parts.encoders(torch.device("cpu"))
-    return SalmonnListener(model, Ears(speech, audio, model.config.hears), parts.tokenizer())
+    return SalmonnListener(model, Ears(speech, audio, model.config.hears), find_base_lm(str(parts.lm)).tokenizer)

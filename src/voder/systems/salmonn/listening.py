@@ -23,6 +23,15 @@ class Heard:
     speech: Frames
     audio: Frames | None
 
+    @property
+    def num_bytes(self) -> int:
+        """What it takes in memory."""
+        return self.speech.nbytes + (0 if self.audio is None else self.audio.nbytes)
+
+    def to(self, dtype: torch.dtype) -> "Heard":
+        """The same in another precision."""
+        return Heard(self.speech.to(dtype), None if self.audio is None else self.audio.to(dtype))
+
 
 class Ears(nn.Module):
     """Speech and audio encoder."""

@@ -6,61 +6,18 @@ one vector, which a linear layer brings to the language model's width. The langu
 query and value projections; the strength of that LoRA can be set at run time.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from voder.nn.attention import attend
-from voder.nn.causal_lm import build_causal_lm, set_lora_factor, with_lora
-from voder.nn.dropout import ByteDropout
+from voder.nn.causal_lm import build_causal_lm
+from voder.nn.lora import set_lora_factor, with_lora
+from voder.nn.qformer import EPSILON, QueryLayer
 from voder.shapes import Embeddings
 from voder.systems.salmonn.config import BridgeConfig, SalmonnConfig
-
-_BERT_EPSILON = 1e-12
-
-
-class BertAttention(nn.Module):
-    """Attention, a residual and a norm after it."""
-
-    def __init__(self, config: BridgeConfig, memory_width: int) -> None:
-        super().__init__()
-        self.num_heads = config.num_heads
-        self.query = nn.Linear(config.width, config.width)
-        self.key = nn.Linear(memory_width, config.width)
-        self.value = nn.Linear(memory_width, config.width)
-        self.out = nn.Linear(config.width, config.width)
-        self.norm = nn.LayerNorm(config.width, eps=_BERT_EPSILON)
-        self.dropout = ByteDropout(config.dropout)
-
-    def forward(self, x: Embeddings, memory: Float[Tensor, "batch key memory_channel"]) -> Embeddings:
-        """Queries from `x`, keys and values from `memory`."""
-        parts = (self.query(x), self.key(memory), self.value(memory))
-        query, key, value = (part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in parts)
-        attended = attend(query, key, value, None).transpose(1, 2).flatten(2)
-        y: Tensor = self.norm(x + self.dropout(self.out(attended)))
-        return y
-
-
-class QFormerLayer(nn.Module):
-    """Queries look at each other, then at the window, then think."""
-
-    def __init__(self, config: BridgeConfig) -> None:
-        super().__init__()
-        self.attention = BertAttention(config, config.width)
-        self.cross = BertAttention(config, config.speech_width + config.audio_width)
-        self.ffn_in = nn.Linear(config.width, config.ffn_width)
-        self.ffn_out = nn.Linear(config.ffn_width, config.width)
-        self.ffn_norm = nn.LayerNorm(config.width, eps=_BERT_EPSILON)
-        self.dropout = ByteDropout(config.dropout)
-
-    def forward(self, x: Embeddings, memory: Float[Tensor, "batch key memory_channel"]) -> Embeddings:
-        """Run one layer."""
-        x = self.cross(self.attention(x, x), memory)
-        y: Tensor = self.ffn_norm(x + self.dropout(self.ffn_out(F.gelu(self.ffn_in(x)))))
-        return y
 
 
 class Bridge(nn.Module):
@@ -72,8 +29,12 @@ class Bridge(nn.Module):
         self.speech_norm = nn.LayerNorm(config.speech_width)
         self.audio_norm = nn.LayerNorm(config.audio_width) if config.audio_width else None
         self.queries = nn.Parameter(torch.empty(1, config.num_queries, config.width).normal_(std=0.02))
-        self.query_norm = nn.LayerNorm(config.width, eps=_BERT_EPSILON)
-        self.layers = nn.ModuleList(QFormerLayer(config) for _ in range(config.num_layers))
+        self.query_norm = nn.LayerNorm(config.width, eps=EPSILON)
+        heard = config.speech_width + config.audio_width
+        self.layers = nn.ModuleList(
+            QueryLayer(config.width, config.num_heads, config.ffn_width, heard, dropout=config.dropout)
+            for _ in range(config.num_layers)
+        )
         self.projection = nn.Linear(config.width, output_width)
 
     def forward(
@@ -149,9 +110,3 @@ class Salmonn(nn.Module):
 def is_trained(name: str) -> bool:
     """Whether a weight is one that SALMONN trains, and its checkpoints hold."""
     return name.startswith("bridge.") or ".lora_" in name
-
-
-def borrowed_names(names: Iterable[str]) -> dict[str, str]:
-    """Where the part `lm` has the weights that are not trained."""
-    inner = {name: name.removeprefix("llama.base_model.model.") for name in names if not is_trained(name)}
-    return {name: "lm/network." + theirs.replace(".base_layer.", ".") for name, theirs in inner.items()}

@@ -18,12 +18,10 @@ from typing import Any
 import torch
 
 from voder import checkpoint, hub
-from voder.config import from_dict
 from voder.data.randomness import fold
 from voder.errors import CheckpointError, ConfigError, FittedPartMismatch
-from voder.nn.causal_lm import CausalLmConfig
 from voder.systems.salmonn.config import FittedParts, SalmonnConfig, SalmonnTaskConfig
-from voder.train.base_lm import tokenizer_of
+from voder.train.base_lm import find_base_lm
 
 _FRESH = "fresh:"
 _LOOKED_AT = 4096
@@ -132,24 +130,6 @@ class Parts:
         audio = None if self.audio is None else hub.load_role(self.audio, ROLES["audio"], device=device)
         return hub.load_role(self.speech, ROLES["speech"], device=device), audio
 
-    def tokenizer(self) -> Any:
-        """The language model's."""
-        found = checkpoint.read(self.lm)
-        return tokenizer_of(str(found.config.get("tokenizer")), found.parts, found.folder)
-
-    def lm_config(self) -> CausalLmConfig:
-        """The language model's network.
-
-        Raises:
-            CheckpointError: it has LoRA of its own, or is no checkpoint of the system lm.
-        """
-        found = checkpoint.read(self.lm)
-        if found.config.get("lora") is not None:
-            raise CheckpointError(
-                f"the language model in {self.lm} has LoRA of its own; merge it first: voder export, then voder convert"
-            )
-        return from_dict(CausalLmConfig, found.config.get("network"), where=str(self.lm / checkpoint.CONFIG_FILE))
-
 
 def refuse_others(wanted: FittedParts, found: FittedParts, names: dict[str, str]) -> None:
     """Compare parts with those that a model was trained on; what a model does not say is not compared.
@@ -171,12 +151,13 @@ def fitted_config(base: SalmonnConfig, parts: Parts) -> SalmonnConfig:
     """A configuration for these parts: widths, network and fingerprints.
 
     Raises:
+        CheckpointError: the language model has LoRA of its own, or is no checkpoint of the system lm.
         ConfigError: LoRA is to change layers that the language model does not have.
     """
     fitted = parts.fingerprints
     speech = _width(parts.speech, fitted.speech)
     audio = 0 if parts.audio is None else _width(parts.audio, fitted.audio)
-    lm = parts.lm_config()
+    lm = find_base_lm(str(parts.lm)).config
     known = _linear_layers(lm.family)
     unknown = [name for name in base.lora_targets if name not in known]
     if unknown or not base.lora_targets:

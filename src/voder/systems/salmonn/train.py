@@ -4,7 +4,7 @@ Encoders and language model are frozen; Q-Former, norms, projection and LoRA lea
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,23 +14,24 @@ from jaxtyping import Float32
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from voder import checkpoint
-from voder.data.batching import BucketedBatches
+from voder.data.batching import BucketedBatches, spread
+from voder.data.cache import Kept
 from voder.data.manifest import Manifest
 from voder.data.randomness import generator
 from voder.data.summary import summarize
-from voder.errors import CheckpointError, ManifestError
+from voder.errors import ManifestError
 from voder.generate.lm import GenerateConfig
 from voder.roles import device_of
 from voder.systems.salmonn.config import WINDOW_S, SalmonnConfig, SalmonnTaskConfig
 from voder.systems.salmonn.data import Example, Examples, open_examples
 from voder.systems.salmonn.infer import SalmonnListener
 from voder.systems.salmonn.listening import Ears, Heard, through_bridge
-from voder.systems.salmonn.model import Salmonn, borrowed_names
+from voder.systems.salmonn.model import Salmonn
 from voder.systems.salmonn.parts import Parts, fitted_config, refuse_others
 from voder.systems.salmonn.prompt import IGNORED, Assembled, Prompts, Question, pack
 from voder.systems.salmonn.prompts import PROMPTS, QUESTION, STAGE_TASKS
 from voder.systems.salmonn.stages import STAGES
+from voder.train.base_lm import LentLm, borrowed_names
 from voder.train.stages import freeze_all_but
 from voder.train.task import Loss, Task
 
@@ -39,8 +40,7 @@ from voder.train.task import Loss, Task
 class AskedBatch:
     """Recordings, questions and answers."""
 
-    numbers: list[int]
-    """Of the examples."""
+    examples: list[Example]
     clips: list[Float32[np.ndarray, " _"] | None]
     """16 kHz sound; None where what the encoders make of it is kept."""
     questions: list[Question]
@@ -81,19 +81,17 @@ class SalmonnTask(Task):
     def __init__(self, model: nn.Module, config: SalmonnTaskConfig, data: Path, *, seed: int) -> None:
         super().__init__(model, config, data, seed=seed)
         self.where = Parts.of_task(config)
-        self._fill_language_model()
+        self.lent = LentLm(str(self.where.lm), self.model, borrowed_names(self.model.llama, "llama."))
         freeze_all_but(self.model, STAGES[config.stage].trained)
-        device = device_of(self.model)
-        self.ears = Ears(*self.where.encoders(device), self.model.config.hears).eval()
-        self.tokenizer = self.where.tokenizer()
+        self.ears = Ears(*self.where.encoders(device_of(self.model)), self.model.config.hears).eval()
+        self.tokenizer = self.lent.tokenizer
         self.prompts = Prompts(self.model.config, self.tokenizer)
         self.sources = {split: open_examples(data, split) for split in ("train", "valid")}
         self.examples = self._of_stage(self.sources["train"])
         lengths = [_seconds(example) for example in self.examples]
         size = config.batch_size
         self.batches = BucketedBatches(np.array(lengths), max_total=size * WINDOW_S, max_batch=size, seed=seed)
-        self._kept: dict[int, Heard] = {}
-        self._kept_bytes = 0
+        self._kept = Kept[Heard](config.cache_mb * 2**20, lambda heard: heard.num_bytes)
 
     def _of_stage(self, examples: Examples) -> list[Example]:
         tasks = STAGE_TASKS[self.config.stage]
@@ -106,34 +104,24 @@ class SalmonnTask(Task):
             )
         return found
 
-    @torch.no_grad()
-    def _fill_language_model(self) -> None:
-        """Put the part's weights into the frozen network."""
-        wanted = self.borrowed()
-        state = checkpoint.load_state(self.where.lm)
-        own = self.model.state_dict()
-        for name, place in wanted.items():
-            theirs = place.removeprefix("lm/")
-            if theirs not in state or state[theirs].shape != own[name].shape:
-                raise CheckpointError(
-                    f"the language model in {self.where.lm} has no {theirs} of {list(own[name].shape)}"
-                )
-            own[name].copy_(state[theirs])
-
     def parts(self) -> dict[str, Path]:
         """Encoders and language model."""
         return self.where.folders
 
     def borrowed(self) -> dict[str, str]:
         """The language model's own weights, which its part has."""
-        return borrowed_names(self.model.state_dict())
+        return self.lent.borrowed
 
     def batch(self, step: int, rank: int, world: int) -> AskedBatch:
         """This rank's share of the step's examples, each with a question drawn for it."""
         mine = [int(number) for number in self.batches.indices(step, rank=rank, world=world)]
-        clips = [None if number in self._kept else self.examples[number].read(self.data) for number in mine]
-        questions = [self._question(self.examples[number], step, number) for number in mine]
-        return AskedBatch(mine, clips, questions, [self._answer(self.examples[number]) for number in mine])
+        examples = [self.examples[number] for number in mine]
+        return AskedBatch(
+            examples=examples,
+            clips=[None if example in self._kept else example.read(self.data) for example in examples],
+            questions=[self._question(example, step, n) for example, n in zip(examples, mine, strict=True)],
+            answers=[self._answer(example) for example in examples],
+        )
 
     def _question(self, example: Example, step: int, number: int) -> Question:
         pool = PROMPTS[example.task]
@@ -144,29 +132,19 @@ class SalmonnTask(Task):
         return self.prompts.answer(example.text.strip(), self.model.config.lm.eos_id, self.config.max_text_ids)
 
     def _listen(self, batch: AskedBatch) -> list[Heard]:
-        device = device_of(self.model)
         if not self.config.cache_mb:
-            return self.ears.listen([self._sound(batch, place) for place in range(len(batch.numbers))], device)
-        heard = []
-        for place, number in enumerate(batch.numbers):
-            if number not in self._kept:
-                # alone, so that a kept result is what a resumed run computes again
-                (found,) = self.ears.listen([self._sound(batch, place)], device)
-                self._keep(number, _in_16_bits(found))
-                heard.append(_in_16_bits(found))
-            else:
-                heard.append(self._kept[number])
-        return [Heard(h.speech.float(), None if h.audio is None else h.audio.float()) for h in heard]
+            return self.ears.listen([clip for clip in batch.clips if clip is not None], device_of(self.model))
+        return [self._hear(example, clip) for example, clip in zip(batch.examples, batch.clips, strict=True)]
 
-    def _sound(self, batch: AskedBatch, place: int) -> Float32[np.ndarray, " sample"]:
-        clip = batch.clips[place]
-        return self.examples[batch.numbers[place]].read(self.data) if clip is None else clip
+    def _hear(self, example: Example, clip: Float32[np.ndarray, " sample"] | None = None) -> Heard:
+        """What the encoders make of an example, rounded whether kept or not: what a resumed run computes again."""
 
-    def _keep(self, number: int, heard: Heard) -> None:
-        size = sum(2 * track.numel() for track in (heard.speech, heard.audio) if track is not None)
-        if self._kept_bytes + size <= self.config.cache_mb * 2**20:
-            self._kept[number] = heard
-            self._kept_bytes += size
+        def listen() -> Heard:
+            sound = example.read(self.data) if clip is None else clip
+            (found,) = self.ears.listen([sound], device_of(self.model))
+            return found.to(torch.float16)
+
+        return self._kept.get(example, listen).to(torch.float32)
 
     def losses(self, batch: AskedBatch, step: int) -> Iterator[tuple[str, Loss]]:
         """One phase."""
@@ -182,16 +160,15 @@ class SalmonnTask(Task):
 
     def _judged(self) -> list[Example]:
         found = self.sources["valid"].of_tasks(STAGE_TASKS[self.config.stage]) or self.examples
-        count = min(len(found), self.config.evaluate_items)
-        return [found[i * len(found) // count] for i in range(count)]
+        return spread(found, self.config.evaluate_items)
 
     def evaluate(self) -> dict[str, float]:
         """Loss and accuracy per id of validation answers; `score` is the share of wrong ids."""
-        chosen, device = self._judged(), device_of(self.model)
+        chosen = self._judged()
         total = right = count = 0.0
         for start in range(0, len(chosen), self.config.batch_size):
             group = chosen[start : start + self.config.batch_size]
-            heard = [h for e in group for h in self.ears.listen([e.read(self.data)], device)]
+            heard = [self._hear(example) for example in group]
             questions = [self._question(example, 0, start + place) for place, example in enumerate(group)]
             loss = self._loss(heard, questions, [self._answer(example) for example in group])
             total += float(loss.value) * loss.weight
@@ -229,16 +206,14 @@ class SalmonnTask(Task):
 
 def answer_logits_of(model: Salmonn, read: Assembled) -> tuple[Tensor, Tensor]:
     """Logits where an answer's id comes next, and those ids: the head sees no other position."""
-    hidden = model.llama.base_model.model.model(
-        inputs_embeds=read.embeddings, attention_mask=read.mask, use_cache=False
-    ).last_hidden_state
+    hidden = (
+        model.llama.get_base_model()
+        .base_model(inputs_embeds=read.embeddings, attention_mask=read.mask, use_cache=False)
+        .last_hidden_state
+    )
     wanted = read.labels[:, 1:]
     places = wanted != IGNORED
     return model.llama.get_output_embeddings()(hidden[:, :-1][places]), wanted[places]
-
-
-def _in_16_bits(heard: Heard) -> Heard:
-    return replace(heard, speech=heard.speech.half(), audio=None if heard.audio is None else heard.audio.half())
 
 
 def _seconds(example: Example) -> float:

@@ -14,6 +14,7 @@ from torch import Tensor
 from voder import checkpoint, hub
 from voder.errors import CheckpointError, ConfigError, FittedPartMismatch
 from voder.interop import Coverage, Marks, RenameTable, Rule, export, load_foreign, read_state, rules, write_state
+from voder.published import Published, hub_source, of_file
 from voder.roles import Codec
 from voder.systems.soundstorm.config import SoundStormConfig
 from voder.systems.soundstorm.model import SoundStorm
@@ -138,3 +139,18 @@ def export_checkpoint(folder: Path, output: Path, layout: str = "official") -> l
     found = checkpoint.read_of(folder, "soundstorm")
     write_state(output, export(checkpoint.load_state(found.folder), TABLE))
     return []
+
+
+_WEIGHTS = "soundstorm/speechtokenizer_soundstorm_mls.pt"
+PUBLISHED = (
+    Published(
+        name="soundstorm-mls",
+        system="soundstorm",
+        what="the first codes of speechtokenizer-snake to all of them, 351 M parameters",
+        licence="not stated, code Apache-2.0",
+        origin="AnyGPT's, trained on Multilingual LibriSpeech",
+        convert=of_file(_WEIGHTS, import_checkpoint),
+        hub=(hub_source("fnlp/AnyGPT-speech-modules", "main", {_WEIGHTS: 1_406_000_000}),),
+        needs={"codec": "speechtokenizer-snake"},
+    ),
+)

@@ -20,13 +20,14 @@ from voder.config import from_dict
 from voder.errors import CheckpointError, ConfigError
 from voder.generate.units import fitted_generator, load_reader, num_units
 from voder.interop import Coverage, Marks, RenameTable, Rule, rename
-from voder.nn.causal_lm import LoraSizes, read_plain
+from voder.nn.causal_lm import read_plain
 from voder.nn.grown_lm import save_grown, trained_state, wrong_ids
+from voder.nn.lora import LoraSizes
+from voder.published import Published, hub_source
 from voder.systems.speechgpt.config import SpeechGptConfig
 from voder.systems.speechgpt.model import SpeechGpt
 from voder.systems.speechgpt.vocabulary import SpeechGptVocabulary
-from voder.text.sentencepiece_model import read_unchanged
-from voder.text.subwords import tokenizer_files
+from voder.text.subwords import read_unchanged, tokenizer_files
 from voder.train.base_lm import TOKENIZER, tokenizer_of
 
 LAYOUTS = {"huggingface": "a folder that transformers loads, units and markers in its tokenizer; LoRA is merged"}
@@ -155,3 +156,36 @@ def export_checkpoint(folder: Path, output: Path, layout: str = "huggingface") -
     checkpoint.load_into(model, checkpoint.load_state(found.folder), found.folder)
     save_grown(model, tokenizer_of(model.config.tokenizer, found.parts, found.folder), output)
     return ["holds_trained"]
+
+
+def _row(stage: str, what: str, files: Mapping[str, int], needs: Mapping[str, str]) -> Published:
+    repository = f"fnlp/SpeechGPT-7B-{stage}"
+    return Published(
+        name=f"speechgpt-7b-{stage}",
+        system="speechgpt",
+        what=what,
+        licence="not stated, code Apache-2.0, LLaMA's",
+        origin=f"the authors', as {repository} has it",
+        convert=import_checkpoint,
+        hub=(hub_source(repository, "main", files),),
+        needs=needs,
+    )
+
+
+_FOLDER = {
+    "config.json": 507,
+    "pytorch_model.bin": 27_000_000_000,
+    "tokenizer.model": 500_000,
+    "added_tokens.json": 18_000,
+}
+_SPEECH = {"units": "mhubert-km1000", "vocoder": "mhubert-vocoder-lj"}
+PUBLISHED = (
+    _row("ma", "goes on with speech as units: the first stage, 7 B parameters", _FOLDER, _SPEECH),
+    _row("cm", "transcribes and speaks on request: the second stage, 7 B parameters", _FOLDER, _SPEECH),
+    _row(
+        "com",
+        "answers spoken questions by way of text: the third stage, an adapter",
+        {"adapter_config.json": 406, "adapter_model.bin": 16_800_000},
+        {"base": "speechgpt-7b-cm"},
+    ),
+)

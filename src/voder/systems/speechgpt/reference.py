@@ -9,13 +9,13 @@ from torch import Tensor
 
 from voder.errors import InputError
 from voder.fixtures import Case, Runner, json_difference
-from voder.nn.causal_lm import CausalLmConfig, LoraSizes, build_causal_lm, merge_lora, set_lora_factor, with_lora
+from voder.nn.causal_lm import CausalLmConfig, build_causal_lm
+from voder.nn.lora import LoraSizes, merge_lora, set_lora_factor, with_lora
 from voder.systems.speechgpt.convert import adapter_state
 from voder.systems.speechgpt.prompt import PREFIX, lay, published_pieces, read_turn
 from voder.systems.speechgpt.stages import STAGES
 from voder.systems.speechgpt.vocabulary import SpeechGptVocabulary
-from voder.text.sentencepiece_model import read_unchanged
-from voder.text.subwords import encode
+from voder.text.subwords import encode, read_unchanged
 from voder.train.lm_rows import IGNORED, Row, blocks
 
 _BEGIN, _END, _PAD = 1, 2, 0

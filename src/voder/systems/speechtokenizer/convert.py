@@ -2,7 +2,7 @@
 
 official     a bare state dict (`SpeechTokenizer.pt`, AnyGPT's `ckpt.dev`) with a `config.json` beside it, from the
              Hugging Face repositories fnlp/SpeechTokenizer (`speechtokenizer_hubert_avg`) and
-             fnlp/AnyGPT-speech-modules (`speechtokenizer`). Code and weights: Apache-2.0.
+             fnlp/AnyGPT-speech-modules (`speechtokenizer`). The code is Apache-2.0; of the weights nothing is said.
 """
 
 import json
@@ -16,6 +16,7 @@ from voder.errors import CheckpointError, ConfigError
 from voder.files import write_text
 from voder.interop import WEIGHT_NORM, Coverage, Marks, RenameTable, Rule, export, load_foreign, read_state, write_state
 from voder.nn.quantize.rvq import RVQConfig
+from voder.published import HubSource, Published, hub_source, of_file
 from voder.systems.speechtokenizer.config import SpeechTokenizerConfig
 from voder.systems.speechtokenizer.model import SpeechTokenizerCodec
 
@@ -111,7 +112,7 @@ def import_checkpoint(source: Path, output: Path, *, config: Path | None = None)
     ours = official_config(args)
     codec = SpeechTokenizerCodec(ours)
     coverage = load_foreign(codec, read_state(source), table(ours), str(source))
-    provenance = {"converted_from": [source.name], "licence": "Apache-2.0"}
+    provenance = {"converted_from": [source.name], "licence": "not stated, code Apache-2.0"}
     checkpoint.save(output, system="speechtokenizer", config=ours, state=codec.state_dict(), provenance=provenance)
     return coverage
 
@@ -130,3 +131,42 @@ def export_checkpoint(folder: Path, output: Path, layout: str = "official") -> l
     write_state(output, export(state, names))
     write_text(output.with_name("config.json"), json.dumps(to_official_config(config), indent=1) + "\n")
     return sorted(name for name in state if names.is_ours_only(name))
+
+
+def _row(name: str, what: str, file: str, weights: HubSource) -> Published:
+    return Published(
+        name=name,
+        system="speechtokenizer",
+        what=what,
+        licence="not stated, code Apache-2.0",
+        origin=f"the authors', as {weights.repository} has it",
+        convert=of_file(file, import_checkpoint),
+        hub=(weights,),
+    )
+
+
+PUBLISHED = (
+    _row(
+        "speechtokenizer-hubert",
+        "codec of speech at 16 kHz whose first codebook has the words (LibriSpeech)",
+        "speechtokenizer_hubert_avg/SpeechTokenizer.pt",
+        hub_source(
+            "fnlp/SpeechTokenizer",
+            "793c3ac97eeb36463bdbb5e1d5e5e9a6b16cc656",
+            {
+                "speechtokenizer_hubert_avg/config.json": 906,
+                "speechtokenizer_hubert_avg/SpeechTokenizer.pt": 482_000_000,
+            },
+        ),
+    ),
+    _row(
+        "speechtokenizer-snake",
+        "the same with Snake activations, AnyGPT's (LibriSpeech and Common Voice)",
+        "speechtokenizer/ckpt.dev",
+        hub_source(
+            "fnlp/AnyGPT-speech-modules",
+            "3db6555dc490d08dbf3da66349404f0fd39d5e6c",
+            {"speechtokenizer/config.json": 1_000, "speechtokenizer/ckpt.dev": 482_000_000},
+        ),
+    ),
+)

@@ -5,9 +5,8 @@ seamless     Hugging Face's SeamlessM4TCodeHifiGan: languages and speakers
 speecht5     Hugging Face's SpeechT5HifiGan: mel frames in
 """
 
-import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,32 +17,23 @@ from voder import checkpoint
 from voder.config import from_dict
 from voder.errors import CheckpointError, ConfigError
 from voder.files import atomic_path
-from voder.interop import WEIGHT_NORM, Coverage, Marks, RenameTable, Rule, export, load_foreign, read_state
+from voder.interop import (
+    WEIGHT_NORM,
+    Coverage,
+    Marks,
+    RenameTable,
+    Rule,
+    export,
+    load_foreign,
+    read_folder,
+    read_sections,
+    read_settings,
+)
+from voder.published import ByHand, HubFile, HubSource, Published, of_file
 from voder.systems.unitvocoder.config import DurationConfig, HifiGanConfig, VocoderConfig
 from voder.systems.unitvocoder.model import UnitVocoder
 
 Layout = Literal["fairseq", "seamless", "speecht5"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Published:
-    """A checkpoint that can be had from its authors. Sizes are rounded and, as the licences, recalled."""
-
-    name: str
-    source: str
-    megabytes: int
-    licence: str
-
-
-KNOWN = (
-    Published(
-        name="mhubert-lj",
-        source="dl.fbaipublicfiles.com: code_hifigan/mhubert_vp_en_es_fr_it3_400k_layer11_km1000_lj/g_00500000",
-        megabytes=55,
-        licence="MIT",
-    ),
-    Published(name="speecht5-hifigan", source="microsoft/speecht5_hifigan", megabytes=51, licence="MIT"),
-)
 
 
 def _generator(prefix: str, up: str) -> tuple[Rule, ...]:
@@ -181,21 +171,21 @@ def import_checkpoint(source: Path, output: Path, *, settings: Path | None = Non
         ConfigError: a variant that does not exist here.
     """
     folder = source if source.is_dir() else source.parent
-    args = _read_json(settings or folder / "config.json")
+    args = read_settings(settings or folder / "config.json")
     try:
         if not source.is_dir():
             layout, config, state = "fairseq", fairseq_config(args), _read_generator(source)
         elif args.get("model_type") == "hifigan":
-            layout, config, state = "speecht5", speecht5_config(args), _read_folder(source)
+            layout, config, state = "speecht5", speecht5_config(args), read_folder(source)
         else:
             layout, config = "seamless", seamless_config(args)
-            state = {n.removeprefix("vocoder."): v for n, v in _read_folder(source).items()}
+            state = {n.removeprefix("vocoder."): v for n, v in read_folder(source).items()}
     except KeyError as error:
         raise CheckpointError(f"the settings of {source} have no {error}; they are of another model") from error
     model = UnitVocoder(config)
     table: RenameTable = TABLES[layout]  # type: ignore[index]
     coverage = load_foreign(model, state, table, str(source))
-    provenance = {"imported": {"from": source.name}}
+    provenance = {"imported": {"from": source.name, "licence": "as its source states"}}
     checkpoint.save(output, system="unitvocoder", config=config, state=model.state_dict(), provenance=provenance)
     return coverage
 
@@ -227,28 +217,48 @@ def export_generator(model: UnitVocoder, output: Path) -> None:
 
 
 def _read_generator(file: Path) -> dict[str, Tensor]:
-    try:
-        loaded = torch.load(file, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise CheckpointError(f"{file} cannot be read ({error})") from error
-    except Exception as error:  # a damaged pickle fails in any way
-        raise CheckpointError(f"{file} is not a checkpoint of plain tensors ({type(error).__name__})") from error
-    state = loaded.get("generator", loaded) if isinstance(loaded, dict) else None
+    content = read_sections(file)
+    state = content.get("generator", content)
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise CheckpointError(f"{file} must hold a table of weights called 'generator'")
     return {str(name): value.float() for name, value in state.items()}
 
 
-def _read_folder(folder: Path) -> dict[str, Tensor]:
-    weights = folder / "model.safetensors"
-    return read_state(weights if weights.is_file() else folder / "pytorch_model.bin")
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{file} is not readable ({error})") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{file} must hold a table")
-    return content
+_PLACE = "fairseq/speech_to_speech/vocoder/code_hifigan/mhubert_vp_en_es_fr_it3_400k_layer11_km1000_lj"
+PUBLISHED = (
+    Published(
+        name="mhubert-vocoder-lj",
+        system="unitvocoder",
+        what="units of mhubert-km1000 to speech in one voice, with durations",
+        licence="MIT (fairseq) or CC-BY-NC-4.0 (Hub)",
+        origin="Meta's unit vocoder of LJSpeech, which SpeechGPT speaks with",
+        convert=of_file("g_00500000", import_checkpoint),
+        by_hand=ByHand(
+            place=f"https://dl.fbaipublicfiles.com/{_PLACE}/",
+            files=("g_00500000", "config.json"),
+            num_bytes=54_000_000,
+        ),
+    ),
+    Published(
+        name="speecht5-hifigan",
+        system="unitvocoder",
+        what="log-mels to speech",
+        licence="MIT",
+        origin="Microsoft's vocoder of SpeechT5",
+        convert=import_checkpoint,
+        hub=(
+            HubSource(
+                repository="microsoft/speecht5_hifigan",
+                revision="bb6f429406e86a9992357a972c0698b22043307d",
+                files=(
+                    HubFile("config.json", 636),
+                    HubFile(
+                        "pytorch_model.bin",
+                        50_672_453,
+                        "b171e9bcd8a2b50dc9780040478dfa26783a9ee4be012cf5776914f091d6887b",
+                    ),
+                ),
+            ),
+        ),
+    ),
+)

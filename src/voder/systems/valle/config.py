@@ -1,17 +1,18 @@
 """Settings of the codec language model; presets `tiny`, `demo`, `small`, `paper` and `vallex`."""
 
 from dataclasses import dataclass, field, replace
-from typing import Literal
 
 from voder.data.joins import JoinConfig
 from voder.hub import Preset
 from voder.nn.transformer import TransformerConfig
+from voder.sequence.voices import VoiceConfig
 from voder.systems.valle.original_layers import OriginalConfig
 from voder.train import LoopConfig, OptimizerConfig, ScheduleConfig
+from voder.train.voices import VoiceTaskConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class ValleConfig:
+class ValleConfig(VoiceConfig):
     """The two networks, and what they were fitted on."""
 
     ar: TransformerConfig = field(default_factory=TransformerConfig)
@@ -22,65 +23,31 @@ class ValleConfig:
     """Characters that can be said, in the order of their ids; taken from the training data."""
     lowercase: bool = True
     """Whether capitals are read as small letters."""
-    speakers: tuple[str, ...] = ()
-    """Voices that can be asked for by tag, in the order of their ids; taken from the training data."""
-    codec_identity: str = ""
-    """Which codec made the tokens (`voder.checkpoint.identity`); taken from the training data."""
-    num_codebooks: int = 4
-    """Codes per frame; taken from the training data."""
-    codebook_size: int = 256
-    """Ids per codebook; taken from the training data."""
-    frame_rate_hz: float = 25.0
-    """Frames per second; taken from the training data."""
     frames_per_symbol: float = 2.5
     """Mean frames of one character: the step between text positions on the audio's time line; from the data."""
     max_frames_per_symbol: float = 20.0
     """Speech is cut when it gets longer than this times its text (and half a second); from the data."""
-    max_text: int = 64
-    """Longest text, in characters."""
-    max_frames: int = 160
-    """Longest speech, in frames."""
-    max_prompt_frames: int = 80
-    """Longest prompt, in frames."""
-    min_prompt_frames: int = 8
-    """Shortest prompt, in frames."""
     original: OriginalConfig | None = None
     """The network of lifeiteng/vall-e or VALL-E-X in place of ours, as converted checkpoints have it: it speaks and is
     not trained here. `symbols` are then its table of phonemes; of the others only the codec's identity is read."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class ValleTaskConfig:
-    """How the model is trained."""
+class ValleTaskConfig(VoiceTaskConfig):
+    """How the model is trained. The finer codebooks learn on half of a batch."""
 
-    stage: Literal["both", "ar", "nar"] = "both"
-    """Which network learns; the other stays as it is."""
-    joins: JoinConfig = field(default_factory=JoinConfig)
-    """How training strings are made of clips."""
     batch_tokens: int = 1200
     """Positions in one batch, text and audio and padding included; lower it when memory runs out."""
     max_rows: int = 64
     """Strings in one batch, at most."""
     curriculum_steps: int = 0
     """Steps over which strings grow from one joined clip to `joins.join_max`; 0 when fine-tuning."""
-    prompt_share: float = 0.5
-    """Share of batches whose strings have an audio prompt."""
-    prompt_clips: int = 3
-    """Clips joined into a prompt, at most."""
-    prompt_text_share: float = 0.7
-    """Share of prompts whose text is given; the others must be imitated without."""
     prompt_tag_share: float = 0.1
     """Share of prompted strings that keep their speaker's tag too."""
-    no_tag_share: float = 0.03
-    """Share of unprompted strings without a speaker's tag."""
     prompt_loss: bool = True
     """Whether the codes of a prompt with text are learned too."""
     corrupt_share: float = 0.1
     """Share of the codes read (not of those predicted) that are replaced at random, so that the text is read."""
-    nar_every: int = 3
-    """The finer codebooks are trained on one step in this many, on half of its batch."""
-    evaluate_batches: int = 4
-    """Validation batches per mode at each evaluation."""
 
 
 def tiny() -> Preset:

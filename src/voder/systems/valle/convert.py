@@ -22,6 +22,7 @@ from voder.errors import CheckpointError, ConfigError, TextError
 from voder.files import atomic_path
 from voder.hub import find, locate
 from voder.interop import Coverage, Marks, RenameTable, Rule, export, load_foreign, read_sections
+from voder.published import Published, hub_source, of_file
 from voder.systems.valle.config import ValleConfig
 from voder.systems.valle.original import OriginalValle
 from voder.systems.valle.original_layers import OriginalConfig, PrefixMode
@@ -236,3 +237,18 @@ def write_original(model: OriginalValle, file: Path) -> None:
     state = {name: value.detach().cpu().clone() for name, value in export(model.state_dict(), LIFEITENG).items()}
     with atomic_path(file) as temporary:
         torch.save({"model": state}, temporary)
+
+
+_VALLE_X = "vallex-checkpoint.pt"
+PUBLISHED = (
+    Published(
+        name="vall-e-x",
+        system="valle",
+        what="ids of phonemes in English, Chinese or Japanese to speech in a prompt's voice",
+        licence="MIT",
+        origin="Plachta's, after Microsoft's VALL-E X, without its tables of phonemes",
+        convert=of_file(_VALLE_X, import_checkpoint),
+        hub=(hub_source("Plachta/VALL-E-X", "d7240d71278df7b8ab9960f5b91107de15a2d016", {_VALLE_X: 1_480_000_000}),),
+        needs={"codec": "encodec-24khz"},
+    ),
+)

@@ -1,16 +1,16 @@
 """What the data decides about a model, and how the weights of a trained one grow when the data brings more."""
 
-from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from voder.data.shards import TokenSplit, TokenStore
-from voder.errors import ConfigError, FittedPartMismatch, TokensError
+from voder.data.shards import TokenStore
+from voder.errors import ConfigError
 from voder.systems.valle.config import ValleConfig
 from voder.systems.valle.layout import spell, text_vocabulary
+from voder.train.voices import appended, fitted_voice, pace, spelled_texts
 
 TEXT_TABLES = ("ar.text.ids.weight", "nar.text.ids.weight")
 """Weights with one row per id of the text vocabulary."""
@@ -29,46 +29,15 @@ def fit_config(model: ValleConfig, store: TokenStore, start: ValleConfig | None)
         raise ConfigError(
             "model.original is the network of published checkpoints, which speaks but is not trained here; leave it out"
         )
-    if start is not None and start.codec_identity != store.tokenizer.identity:
-        raise FittedPartMismatch(
-            f"the checkpoint speaks tokens of codec {start.codec_identity}, but {store.folder} holds tokens of "
-            f"{store.tokenizer.identity}: tokenize the data with the checkpoint's own codec (its parts/codec)"
-        )
-    split = store.split("train")
-    symbols, speakers, ratios = _survey(split, lowercase=base.lowercase)
-    if not ratios.size:
-        raise TokensError(f"{store.folder}: no recording of the training split has a text, so nothing can be learned")
-    info = store.tokenizer
-    longest = max(float(ratios.max()) * 1.25, start.max_frames_per_symbol if start else 0.0)
-    return replace(
-        base,
-        symbols=_appended(base.symbols if start else (), symbols),
-        speakers=_appended(base.speakers if start else (), speakers),
-        codec_identity=info.identity,
-        num_codebooks=info.num_codebooks,
-        codebook_size=info.codebook_size,
-        frame_rate_hz=info.frame_rate_hz,
-        frames_per_symbol=base.frames_per_symbol if start else round(float(np.median(ratios)), 3),
-        max_frames_per_symbol=round(longest, 3),
+    fitted, symbols, found = fitted_voice(base, start, store), {" "}, []
+    for text, frames in spelled_texts(store, partial(spell, lowercase=base.lowercase)):
+        symbols |= set(text)
+        found.append(frames)
+    stride, longest = pace(
+        store.folder, found, (start.frames_per_symbol, start.max_frames_per_symbol) if start else None
     )
-
-
-def _survey(split: TokenSplit, *, lowercase: bool) -> tuple[set[str], set[str], np.ndarray]:
-    """Characters, speakers, and frames per character (one space added, as between words) of every clip with a text."""
-    symbols, speakers, ratios = {" "}, set[str](), []
-    for index in range(len(split)):
-        utterance = split.utterance(index)
-        text = spell(utterance.text or "", lowercase=lowercase)
-        if utterance.speaker is not None:
-            speakers.add(utterance.speaker)
-        if text and split.lengths[index]:
-            symbols |= set(text)
-            ratios.append(split.lengths[index] / (len(text) + 1))
-    return symbols, speakers, np.asarray(ratios)
-
-
-def _appended(old: Sequence[str], new: Iterable[str]) -> tuple[str, ...]:
-    return (*old, *sorted(set(new) - set(old)))
+    known = start.symbols if start else ()
+    return replace(fitted, symbols=appended(known, symbols), frames_per_symbol=stride, max_frames_per_symbol=longest)
 
 
 def grow_state(state: dict[str, Tensor], start: ValleConfig, config: ValleConfig) -> dict[str, Tensor]:
@@ -81,7 +50,7 @@ def grow_state(state: dict[str, Tensor], start: ValleConfig, config: ValleConfig
             continue
         rows = state[name]
         parts = []
-        for kind in ("special", "symbol", "speaker"):
+        for kind in ("mark", "symbol", "speaker"):
             known = rows[old[kind].start : old[kind].end]
             missing = new[kind].size - old[kind].size
             filler = known.mean(dim=0, keepdim=True) if len(known) else rows.mean(dim=0, keepdim=True)

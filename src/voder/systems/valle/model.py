@@ -1,7 +1,7 @@
 """VALL-E (2301.02111): the network. One decoder for the first codebook, one for the others.
 
-The paper's sinusoidal positions are rotary here, text and audio share a time line (`layout.py`), and a prompt is
-marked as such instead of being any prefix.
+The paper's sinusoidal positions are rotary here, text and audio share a time line (`voder.sequence.voices`),
+and a prompt is marked as such instead of being any prefix.
 """
 
 from torch import nn

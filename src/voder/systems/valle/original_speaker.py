@@ -46,29 +46,39 @@ class OriginalSpeaker(Speaker):
         """None: a voice is a recording."""
         return ()
 
+    @property
+    def languages(self) -> tuple[str, ...]:
+        """VALL-E-X's, by their numbers."""
+        return LANGUAGES[: self.model.config.num_languages]
+
     @torch.no_grad()
     def say_batch(self, requests: Sequence[SayRequest], *, seed: int = 0, **sampling: Any) -> list[Speech]:
         """Say several things, one after another; the same seed gives the same speech.
 
         Args:
-            language: of the text, for VALL-E-X: zh, ja or en (the default).
-            sampling: fields of `SamplingConfig`; the original's when nothing is said.
+            sampling: for VALL-E-X `language` of the text (zh, ja or en, the default) and `voice_language` of what is
+                said in the recording (that of the text if not given); fields of `SamplingConfig`, the original's when
+                nothing is said.
 
         Raises:
             TextError: a text that is empty, has ids or symbols that the checkpoint does not know, or needs a package.
             InputError: no recording to speak like, or a speaker's name.
             ConfigError: an option that does not exist or is out of range.
         """
-        language = sampling.pop("language", None)
+        numbers = self._language_numbers(sampling.pop("language", None), sampling.pop("voice_language", None))
         config = sampling_config(sampling, DEFAULT_SAMPLING)
-        return [self._say(request, config, seed, language) for request in requests]
+        return [self._say(request, config, seed, numbers) for request in requests]
 
-    def _say(self, request: SayRequest, sampling: SamplingConfig, seed: int, language: str | None) -> Speech:
+    def _say(self, request: SayRequest, sampling: SamplingConfig, seed: int, numbers: tuple[int, int] | None) -> Speech:
         if request.prompt is None or request.speaker is not None:
             raise InputError("this network speaks like a recording and knows no speaker by name: give a recording")
         config, device = self.model.config, device_of(self.model)
         before = self.ids(request.prompt_text or "", begin=True)
-        ids = torch.tensor([[*before, *self._ids_of_text(request.text)]], device=device)
+        behind = self._ids_of_text(request.text)
+        ids = torch.tensor([[*before, *behind]], device=device)
+        languages = None
+        if numbers is not None:
+            languages = torch.tensor([[numbers[0]] * len(before) + [numbers[1]] * len(behind)], device=device)
         prompt = torch.from_numpy(self.codec.encode(request.prompt)[: config.num_codebooks])[None].to(device)
         said = say(
             self.model,
@@ -76,7 +86,7 @@ class OriginalSpeaker(Speaker):
             prompt,
             # as the original counts, which ends the prompt's text with a mark of its own
             enrolled=len(before) + 1 if before else 0,
-            languages=self._languages(ids, language),
+            languages=languages,
             sampling=sampling,
             generator=torch_generator(seed, "say", request.text),
         )
@@ -122,15 +132,17 @@ class OriginalSpeaker(Speaker):
             )
         return [self.numbers[symbol] for symbol in symbols]
 
-    def _languages(self, ids: torch.Tensor, language: str | None) -> torch.Tensor | None:
-        if not self.model.config.num_languages:
-            if language is not None:
-                raise ConfigError(f"language is {language}, but this network was not told apart by languages")
+    def _language_numbers(self, text: str | None, voice: str | None) -> tuple[int, int] | None:
+        """Numbers of the languages of the recording's text and of the text to say; None where there are none."""
+        if not self.languages:
+            if text or voice:
+                raise ConfigError(f"language is {text or voice}, but this network was not told apart by languages")
             return None
-        wanted = language or "en"
-        if wanted not in LANGUAGES[: self.model.config.num_languages]:
-            raise ConfigError(f"language is {wanted!r}{nearest(wanted, LANGUAGES[: self.model.config.num_languages])}")
-        return torch.full_like(ids, LANGUAGES.index(wanted))
+        for language in (text, voice):
+            if language is not None and language not in self.languages:
+                raise ConfigError(f"language is {language!r}{nearest(language, self.languages)}")
+        own = LANGUAGES.index(text or "en")
+        return own if voice is None else LANGUAGES.index(voice), own
 
 
 def phonemes(text: str, language: str, why_not: str = "") -> list[str]:

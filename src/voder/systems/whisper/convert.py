@@ -294,7 +294,7 @@ def _row(name: str, what: str, licence: str = "MIT") -> Published:
         origin=f"OpenAI's {name} as {hub.repository} has it",
         convert=import_checkpoint,
         wheels=wheels,
-        hub=hub,
+        hub=(hub,),
     )
 
 
@@ -303,6 +303,7 @@ PUBLISHED: tuple[Published, ...] = (
     _row("base", "speech in 99 languages to text or to English, 74 M parameters"),
     _row("small", "speech in 99 languages to text or to English, 244 M parameters"),
     _row("medium", "speech in 99 languages to text or to English, 769 M parameters"),
+    _row("large-v2", "speech in 99 languages to text or to English, 1550 M parameters", "Apache-2.0"),
     _row("large-v3", "speech in 100 languages to text or to English, 1550 M parameters", "Apache-2.0"),
     _row("turbo", "speech in 100 languages to text, 809 M parameters"),
 )

@@ -70,6 +70,7 @@ SOURCES: dict[str, tuple[HubSource, tuple[WheelFile, ...]]] = {
         ),
         (),
     ),
+    "large-v2": (_openai("large-v2", "ae4642769ce2ad8fc292556ccea8e901f1530655", 6_170_000_000), ()),
     "large-v3": (_openai("large-v3", "06f233fe06e710322aca913c1bc4249a0d71fce1", 3_087_000_000), ()),
     "turbo": (_openai("large-v3-turbo", "41f01f3fe87f28c78e2fbf8b568835947dd65ed9", 1_618_000_000), ()),
 }
