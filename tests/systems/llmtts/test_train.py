@@ -123,7 +123,7 @@ def test_a_checkpoint_without_its_parts_is_refused(upon, tmp_path):
     codec = tmp_path / "bare" / "parts" / "codec"
     with open(codec / "model.safetensors", "ab") as file:
         file.write(b" ")
-    with pytest.raises(FittedPartMismatch, match="the model beside it was trained on tokens of"):
+    with pytest.raises(FittedPartMismatch, match="the llmtts beside it was trained on tokens of"):
         hub.load(tmp_path / "bare")
     shutil.rmtree(codec)
     with pytest.raises(CheckpointError, match="no parts/codec"):
@@ -163,7 +163,7 @@ def test_a_frozen_language_model_leaves_valle_to_learn(bench):
     assert {n.partition(".")[0] for n, p in made.model.named_parameters() if p.requires_grad} == {"ar", "nar"}
     for _, loss in made.losses(made.batch(0, 0, 1), 0):
         loss.value.backward()
-    assert made.memory.kept
+    assert made.memory.num_bytes
     with pytest.raises(ConfigError, match="give it a rank"):
         task(bench, "superposed_tiny", model={"lora": None})
 
