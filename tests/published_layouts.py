@@ -15,7 +15,8 @@ from systems.hubert.families import CONFIGS, build
 from voder import checkpoint, hub
 from voder.fixtures import read_case
 from voder.interop import export
-from voder.nn.causal_lm import CausalLmConfig, LoraSizes, build_causal_lm, save_plain
+from voder.nn.causal_lm import CausalLmConfig, build_causal_lm, save_plain
+from voder.nn.lora import LoraSizes
 from voder.systems.anygpt import convert as anygpt
 from voder.systems.anygpt import seed_convert
 from voder.systems.anygpt.seed import SeedConfig, SeedTokenizer

@@ -148,6 +148,8 @@ def test_a_question_is_answered_on_stdout(run: Run) -> None:
     assert "the answer is cut short: only a part is heard" in err
     assert run("ask", "in.wav", "what?", "--model", "m", "--lora-factor", "0")[0] == 0
     assert Hearer.asked == (0, {"lora_factor": 0.0})
+    status, _, err = run("ask", "gone.wav", "what?", "--model", "no model")
+    assert (status, "gone.wav" in err) == (2, True)
 
 
 def test_a_conversation_survives_a_bad_turn(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -150,7 +150,9 @@ def _units(parser: argparse.ArgumentParser) -> None:
 
 def _resynthesize(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", metavar="FILE", help="recording")
-    parser.add_argument("--model", required=True, metavar="RUN", help="unit vocoder: checkpoint, run or name")
+    parser.add_argument(
+        "--model", required=True, metavar="RUN", help="unit vocoder or soundstorm: checkpoint, run or name"
+    )
     parser.add_argument("--tokenizer", metavar="RUN", help="what reads the units (default: the model's own)")
     parser.add_argument("--predict-durations", action="store_true", help="let the vocoder decide how long units last")
     parser.add_argument("-o", "--output", required=True, metavar="FILE", help=".wav, .flac, .ogg, .opus or .mp3")

@@ -13,15 +13,12 @@ from voder.generate.lm import GenerateConfig, generate_ids
 from voder.nn.causal_lm import (
     CausalLmConfig,
     CausalLmSession,
-    LoraSizes,
     build_causal_lm,
     expand_vocabulary,
-    merge_lora,
     read_plain,
     save_plain,
-    set_lora_factor,
-    with_lora,
 )
+from voder.nn.lora import LoraSizes, merge_lora, set_lora_factor, with_lora
 
 TINY = CausalLmConfig(vocabulary_size=30, width=16, ffn_width=24, num_layers=2, num_heads=4, max_positions=64)
 CONFIGS = {

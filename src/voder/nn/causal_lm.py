@@ -1,10 +1,9 @@
-"""Any Hugging Face causal language model as a part: built from a config of ours, grown, adapted by LoRA, decoded.
+"""Any Hugging Face causal language model as a part: built from a config of ours, grown, saved, decoded.
 
 The networks are transformers' own (Llama, Qwen2, GPT-2, OPT), so their checkpoints are loaded and written unchanged.
-LoRA (2106.09685) is peft's. Building works under `torch.device("meta")`. Transformers and peft are imported when used.
+LoRA is in `voder.nn.lora`. Building works under `torch.device("meta")`. Transformers is imported when used.
 """
 
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 
 from voder.errors import CheckpointError, ConfigError
 from voder.files import folder_written_atomically
+from voder.nn.lora import lora_layers
 from voder.shapes import Embeddings, Tokens
 
 Family = Literal["llama", "qwen2", "gpt2", "opt"]
@@ -276,65 +276,13 @@ def save_plain(model: Any, tokenizer: Any, folder: Path) -> None:
 
     Raises ValueError for a model with LoRA, which has no such folder: merge it first.
     """
-    if _lora_layers(model):
+    if lora_layers(model):
         raise ValueError("a language model with LoRA is not plain: call merge_lora before saving it")
     with folder_written_atomically(folder) as temporary:
         state = dict(model.state_dict())
         model.save_pretrained(temporary, state_dict=state)
         if tokenizer is not None:
             tokenizer.save_pretrained(temporary)
-
-
-@dataclass(frozen=True, kw_only=True)
-class LoraSizes:
-    """Low-rank changes of linear layers (2106.09685)."""
-
-    rank: int = 8
-    """Inner width."""
-    alpha: int = 32
-    """Scale times rank; a factor at run time multiplies it."""
-    dropout: float = 0.1
-    """On what enters the low-rank path, in training."""
-
-
-def with_lora(model: Any, sizes: LoraSizes, targets: Sequence[str] = ("q_proj", "v_proj")) -> Any:
-    """The model in a `peft.PeftModel` whose LoRA, on the linear layers of these names, alone is trainable."""
-    from peft import LoraConfig, get_peft_model
-
-    with warnings.catch_warnings():
-        # peft 0.21 asks transformers 5 for a property under its old name
-        warnings.simplefilter("ignore", FutureWarning)
-        # GPT-2 keeps its matrices the other way round, which peft notices and says
-        warnings.filterwarnings("ignore", message="fan_in_fan_out", category=UserWarning)
-        change = LoraConfig(
-            r=sizes.rank,
-            lora_alpha=sizes.alpha,
-            lora_dropout=sizes.dropout,
-            target_modules=list(targets),
-            task_type="CAUSAL_LM",
-        )
-        return get_peft_model(model, change)
-
-
-def _lora_layers(model: nn.Module) -> list[Any]:
-    return [module for module in model.modules() if isinstance(getattr(module, "scaling", None), dict)]
-
-
-def set_lora_factor(model: nn.Module, factor: float) -> None:
-    """Scale the LoRA: 1 as trained, 0 gives the language model as it was, bit for bit."""
-    changed = _lora_layers(model)
-    if not changed:
-        raise ValueError("this language model has no LoRA whose factor could be set")
-    for layer in changed:
-        for name in layer.scaling:
-            layer.scaling[name] = layer.lora_alpha[name] / layer.r[name] * factor
-
-
-def merge_lora(model: Any) -> Any:
-    """Add the LoRA, at its present factor, to the matrices it changes; returns the plain model (the same object)."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
-        return model.merge_and_unload()
 
 
 class CausalLmSession:

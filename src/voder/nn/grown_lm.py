@@ -15,7 +15,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from voder.errors import CheckpointError
-from voder.nn.causal_lm import CausalLmConfig, LoraSizes, build_causal_lm, merge_lora, save_plain, with_lora
+from voder.nn.causal_lm import CausalLmConfig, build_causal_lm, save_plain
+from voder.nn.lora import LoraSizes, merge_lora, with_lora
 from voder.sequence.grown import GrownVocabulary
 from voder.shapes import Mask, Tokens
 

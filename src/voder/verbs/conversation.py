@@ -17,11 +17,14 @@ _COMMANDS = ("/audio", "/image", "/want", "/new", "/quit")
 
 def run_ask(args: argparse.Namespace, command: list[str]) -> int:
     """Answer a question about a recording."""
+    from voder.audio.io import read_audio
+
     given = {"beam": args.beam, "lora_factor": args.lora_factor}
     options = sampling_of(args) | {name: value for name, value in given.items() if value is not None}
+    clip = read_audio(Path(args.file))  # a bad file is named before seconds are spent on the model
     with machine(args) as device:
         listener = load_for("ask", args.model, device)
-        answer = listener.answer(Path(args.file), args.question, seed=args.seed, **options)
+        answer = listener.answer(clip, args.question, seed=args.seed, **options)
     print(answer.text)
     return cut_short("the answer", answer.stop_reason) if answer.truncated else 0
 

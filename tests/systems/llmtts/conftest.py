@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from voder.nn.causal_lm import CausalLmConfig, LoraSizes
+from voder.nn.causal_lm import CausalLmConfig
+from voder.nn.lora import LoraSizes
 from voder.sequence.assemble import assemble
 from voder.sequence.voices import Voice
 from voder.systems.llmtts.config import PRESETS, LlmTtsConfig

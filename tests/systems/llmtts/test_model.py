@@ -128,7 +128,7 @@ def test_with_lora_merged_and_its_vocabulary_grown_it_is_a_plain_model_that_says
 
 @torch.no_grad()
 def test_merged_is_unmerged_where_valle_stands_upon_it(make, streams):
-    from voder.nn.causal_lm import merge_lora
+    from voder.nn.lora import merge_lora
 
     for method in ("superposed", "coupled"):
         model = make(method)

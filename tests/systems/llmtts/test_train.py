@@ -12,7 +12,7 @@ from voder.checkpoint import load_tensors
 from voder.config import resolve
 from voder.errors import CheckpointError, ConfigError, FittedPartMismatch, TokensError
 from voder.evaluate.plan import describe
-from voder.nn.causal_lm import LoraSizes
+from voder.nn.lora import LoraSizes
 from voder.systems.llmtts import SYSTEM
 from voder.systems.llmtts.train import LlmTtsTask
 from voder.train.run import train

@@ -10,7 +10,7 @@ import torch
 from voder import checkpoint, hub
 from voder.config import resolve
 from voder.errors import CheckpointError, ConfigError, FittedPartMismatch, ManifestError, TextError
-from voder.nn.causal_lm import LoraSizes
+from voder.nn.lora import LoraSizes
 from voder.systems.lm import SYSTEM
 from voder.systems.lm.config import LmTaskConfig
 from voder.systems.lm.train import LmTask

@@ -351,13 +351,29 @@ def test_lora_on_layers_that_are_not_there_is_refused(bench):
 
 
 def test_a_language_model_with_lora_of_its_own_is_refused(bench, tmp_path):
-    from voder.nn.causal_lm import LoraSizes
+    from voder.nn.lora import LoraSizes
 
     config = replace(hub.find("lm").preset("tiny").model, lora=LoraSizes(rank=2))
     model = hub.find("lm").build(config)
     checkpoint.save(tmp_path / "lm", system="lm", config=config, state=model.state_dict())
     with pytest.raises(CheckpointError, match="LoRA of its own"):
         task_of(bench.recordings, lm=str(tmp_path / "lm"))
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "gpt2", "opt"])
+def test_any_language_model_can_be_taught_to_hear(bench, tmp_path, family):
+    tiny = hub.find("lm").preset("tiny").model
+    config = replace(tiny, network=replace(tiny.network, family=family, num_kv_heads=None))
+    checkpoint.save(tmp_path / "lm", system="lm", config=config, state=hub.find("lm").build(config).state_dict())
+    targets = {"gpt2": ("c_attn",), "opt": ("q_proj", "v_proj")}.get(family, PRESET.model.lora_targets)
+    settings = replace(PRESET.task, lm=str(tmp_path / "lm"))
+    fitted = SalmonnTask.fit_config(replace(PRESET.model, lora_targets=targets), settings, bench.recordings)
+    task = SalmonnTask(Salmonn(fitted), settings, bench.recordings, seed=0)
+    ((_, loss),) = task.losses(task.batch(0, 0, 1), 0)
+    loss.value.backward()
+    assert all(p.grad is not None for p in task.model.bridge.parameters())
+    listener = SalmonnListener(task.model.eval(), task.ears, task.tokenizer)
+    assert listener.answer(bench.test_clips()[0], "what?", max_new=3).heard_s > 0
 
 
 def test_its_anatomy_is_said():

@@ -6,7 +6,8 @@ import torch
 
 from voder.errors import CheckpointError, ManifestError
 from voder.evaluate.verify import verify_fixtures
-from voder.nn.causal_lm import CausalLmConfig, LoraSizes
+from voder.nn.causal_lm import CausalLmConfig
+from voder.nn.lora import LoraSizes
 from voder.systems.salmonn import convert
 from voder.systems.salmonn.config import BridgeConfig, SalmonnConfig, published_model
 from voder.systems.salmonn.data import Example, prepare, read_annotation, write_annotation

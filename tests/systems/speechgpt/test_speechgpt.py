@@ -1,8 +1,10 @@
 """SpeechGPT at work: conversations, stages, plain folders, official layouts."""
 
 import json
+import shutil
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -11,8 +13,9 @@ from voder.audio.io import AudioClip
 from voder.config import resolve
 from voder.data.dialogue import Codes, Dialogue, DialogueTurn, write_dialogues
 from voder.errors import CheckpointError, ConfigError, FittedPartMismatch, InputError
-from voder.nn.causal_lm import CausalLmConfig, LoraSizes, build_causal_lm, save_plain
+from voder.nn.causal_lm import CausalLmConfig, build_causal_lm, save_plain
 from voder.nn.grown_lm import grown_tokenizer
+from voder.nn.lora import LoraSizes
 from voder.roles import Turn
 from voder.systems.speechgpt import SYSTEM, SpeechGpt, convert
 from voder.systems.speechgpt.infer import SpeechGptChatter, load_chatter
@@ -160,6 +163,20 @@ def test_an_end_that_is_also_the_padding_carries_loss_and_the_padding_does_not(b
         for labels, length in zip(batch.labels, batch.lengths, strict=True):
             assert labels[length - 1] == 2
             assert (labels[length:] == IGNORED).all()
+
+
+@pytest.mark.parametrize("stage", ["adapt", "instruct"])
+def test_without_validation_recordings_training_ones_are_judged(bench, tmp_path, stage):
+    tokens = tmp_path / "tokens"
+    shutil.copytree(bench.data("speechgpt"), tokens)
+    record = json.loads((tokens / "tokens.json").read_text())
+    del record["splits"]["valid"]
+    (tokens / "tokens.json").write_text(json.dumps(record))
+    run = config(f"task.stage={stage}")
+    fitted = SpeechGptTask.fit_config(run.model, run.task, tokens)
+    found = SpeechGptTask(SpeechGpt(fitted).eval(), run.task, tokens, seed=0)
+    assert found.valid_split is found.split
+    assert np.isfinite(found.evaluate()["score"])
 
 
 def test_embeddings_alone_can_learn(bench):

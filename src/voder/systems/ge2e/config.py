@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from voder.hub import Preset
-from voder.train.loop import LoopConfig, few_steps
+from voder.train.loop import LoopConfig, cosine_loop, few_steps
 from voder.train.optim import OptimizerConfig, ScheduleConfig
 
 
@@ -92,13 +92,15 @@ def tiny() -> Preset:
 
 def small() -> Preset:
     """0.3 M parameters, for a few hundred speakers on two cores."""
-    loop = LoopConfig(
-        steps=3000,
-        optimizer=OptimizerConfig(name="adam", learning_rate=1e-3, betas=(0.9, 0.999)),
-        schedule=ScheduleConfig(warmup_steps=100),
+    loop = cosine_loop(
+        3000,
+        learning_rate=1e-3,
+        every=500,
+        warmup=100,
+        betas=(0.9, 0.999),
+        final_ratio=0.05,
+        name="adam",
         max_grad_norm=3.0,
-        evaluate_every=500,
-        save_every=500,
     )
     task = Ge2eTaskConfig(speakers=16, utterances=5)
     return Preset(model=Ge2eConfig(logarithm=True, width=128, num_layers=2, embedding_width=128), task=task, loop=loop)

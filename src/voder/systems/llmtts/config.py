@@ -6,7 +6,8 @@ from typing import Literal
 from voder.data.joins import JoinConfig
 from voder.errors import ConfigError
 from voder.hub import Preset
-from voder.nn.causal_lm import CausalLmConfig, LoraSizes
+from voder.nn.causal_lm import CausalLmConfig
+from voder.nn.lora import LoraSizes
 from voder.nn.transformer import TransformerConfig
 from voder.sequence.voices import VoiceConfig
 from voder.text.subwords import NUM_BYTE_IDS

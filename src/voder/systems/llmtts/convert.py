@@ -14,7 +14,8 @@ import torch
 from voder import hub
 from voder.errors import ConfigError
 from voder.files import write_text
-from voder.nn.causal_lm import expand_vocabulary, merge_lora, save_plain
+from voder.nn.causal_lm import expand_vocabulary, save_plain
+from voder.nn.lora import merge_lora
 from voder.systems.llmtts.infer import LlmTtsSpeaker
 from voder.systems.llmtts.model import LlmTts
 

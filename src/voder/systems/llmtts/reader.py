@@ -13,8 +13,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from voder.data.cache import Kept
-from voder.nn.causal_lm import build_causal_lm, with_lora
+from voder.nn.causal_lm import build_causal_lm
 from voder.nn.codec_lm import embedding
+from voder.nn.lora import with_lora
 from voder.shapes import Embeddings, Mask, Tokens
 from voder.systems.llmtts.config import LlmTtsConfig
 

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 
 from voder.errors import ConfigError
 from voder.hub import Preset
-from voder.nn.causal_lm import CausalLmConfig, LoraSizes
+from voder.nn.causal_lm import CausalLmConfig
+from voder.nn.lora import LoraSizes
 from voder.text.subwords import BYTES, NUM_BYTE_IDS
 from voder.train.base_lm import SMOLLM2_135M, TINY
 from voder.train.loop import LoopConfig, few_steps

@@ -18,7 +18,8 @@ from voder import checkpoint
 from voder.config import from_dict
 from voder.errors import CheckpointError
 from voder.interop import Coverage, Marks, RenameTable, Rule, rename
-from voder.nn.causal_lm import CausalLmConfig, merge_lora, read_plain, save_plain
+from voder.nn.causal_lm import CausalLmConfig, read_plain, save_plain
+from voder.nn.lora import merge_lora
 from voder.published import ByHand, HubSource, Published, WheelFile, WheelMember, hub_source
 from voder.systems.lm.config import LmConfig
 from voder.systems.lm.gguf import Gguf, read_gguf

@@ -3,7 +3,8 @@
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from voder.nn.causal_lm import build_causal_lm, with_lora
+from voder.nn.causal_lm import build_causal_lm
+from voder.nn.lora import with_lora
 from voder.shapes import Mask, Tokens
 from voder.systems.lm.config import LmConfig
 

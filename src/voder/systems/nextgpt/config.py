@@ -4,7 +4,8 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
 from voder.hub import Preset
-from voder.nn.causal_lm import CausalLmConfig, LoraSizes
+from voder.nn.causal_lm import CausalLmConfig
+from voder.nn.lora import LoraSizes
 from voder.text.subwords import NUM_BYTE_IDS
 from voder.train.base_lm import BYTES, SMOLLM2_135M
 from voder.train.loop import LoopConfig, few_steps

@@ -29,7 +29,8 @@ from voder.interop import (
     read_state,
     rename_all,
 )
-from voder.nn.causal_lm import build_causal_lm, merge_lora, save_plain
+from voder.nn.causal_lm import build_causal_lm, save_plain
+from voder.nn.lora import merge_lora
 from voder.published import Published
 from voder.systems.nextgpt.config import AudioTrunkConfig, ImageBindConfig, NextGptConfig, VisionTrunkConfig, unpadded
 from voder.systems.nextgpt.imagebind import ImageBind

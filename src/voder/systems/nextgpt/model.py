@@ -12,7 +12,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from voder.nn.causal_lm import Family, build_causal_lm, with_lora
+from voder.nn.causal_lm import Family, build_causal_lm
+from voder.nn.lora import with_lora
 from voder.shapes import Embeddings, Mask, Tokens
 from voder.systems.nextgpt.config import KINDS, NextGptConfig
 from voder.systems.nextgpt.imagebind import ImageBind

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from voder.fixtures import Case, Runner
-from voder.nn.causal_lm import CausalLmConfig, LoraSizes, merge_lora, set_lora_factor
+from voder.nn.causal_lm import CausalLmConfig
+from voder.nn.lora import LoraSizes, merge_lora, set_lora_factor
 from voder.systems.nextgpt import convert, generators
 from voder.systems.nextgpt.config import KINDS as KIND_NAMES
 from voder.systems.nextgpt.config import AudioTrunkConfig, ImageBindConfig, NextGptConfig, OutputConfig

@@ -7,7 +7,7 @@ from voder.hub import Preset
 from voder.nn.causal_lm import CausalLmConfig
 from voder.text.subwords import NUM_BYTE_IDS
 from voder.train.base_lm import BYTES, SMOLLM2_135M
-from voder.train.loop import LoopConfig, few_steps
+from voder.train.loop import LoopConfig, cosine_loop, few_steps
 from voder.train.optim import OptimizerConfig, ScheduleConfig
 
 Records = Literal["recordings", "dialogues", "triples"]
@@ -292,13 +292,7 @@ def small() -> Preset:
         mapper=MapperConfig(width=192, prefix=8, clip=16, num_layers=2, num_heads=6),
         lm=prefixed(SMOLLM2_135M),
     )
-    loop = LoopConfig(
-        steps=2000,
-        optimizer=OptimizerConfig(learning_rate=1e-3, betas=(0.9, 0.98)),
-        schedule=ScheduleConfig(warmup_steps=50),
-        evaluate_every=250,
-        save_every=250,
-    )
+    loop = cosine_loop(2000, learning_rate=1e-3, every=250, warmup=50, betas=(0.9, 0.98), final_ratio=0.05)
     return Preset(model=model, task=PengiTaskConfig(lm="smollm2-135m-instruct", batch_items=8), loop=loop)
 
 

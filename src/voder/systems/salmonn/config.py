@@ -7,9 +7,10 @@ from typing import Literal
 
 from voder.errors import ConfigError
 from voder.hub import Preset
-from voder.nn.causal_lm import CausalLmConfig, LoraSizes
+from voder.nn.causal_lm import CausalLmConfig
+from voder.nn.lora import LoraSizes
 from voder.train.base_lm import SMOLLM2_135M, TINY
-from voder.train.loop import LoopConfig, few_steps
+from voder.train.loop import LoopConfig, cosine_loop, few_steps
 from voder.train.optim import OptimizerConfig, ScheduleConfig
 
 SAMPLE_RATE_HZ = 16_000
@@ -168,13 +169,7 @@ def small() -> Preset:
     task = SalmonnTaskConfig(
         stage="pretraining", speech="whisper-base", lm="smollm2-135m-instruct", batch_size=4, max_text_ids=128
     )
-    loop = LoopConfig(
-        steps=2000,
-        optimizer=OptimizerConfig(learning_rate=7e-4, betas=(0.9, 0.98)),
-        schedule=ScheduleConfig(warmup_steps=50),
-        evaluate_every=250,
-        save_every=250,
-    )
+    loop = cosine_loop(2000, learning_rate=7e-4, every=250, warmup=50, betas=(0.9, 0.98), final_ratio=0.05)
     return Preset(model=model, task=task, loop=loop)
 
 

@@ -13,7 +13,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from voder.nn.causal_lm import build_causal_lm, set_lora_factor, with_lora
+from voder.nn.causal_lm import build_causal_lm
+from voder.nn.lora import set_lora_factor, with_lora
 from voder.nn.qformer import EPSILON, QueryLayer
 from voder.shapes import Embeddings
 from voder.systems.salmonn.config import BridgeConfig, SalmonnConfig

@@ -11,7 +11,8 @@ from voder.fixtures import Case, Runner
 from voder.generate.decode import Decoded
 from voder.generate.lm import GenerateConfig, generate_ids
 from voder.interop import RenameTable, Rule, load_foreign
-from voder.nn.causal_lm import CausalLmConfig, CausalLmSession, LoraSizes, build_causal_lm, set_lora_factor, with_lora
+from voder.nn.causal_lm import CausalLmConfig, CausalLmSession, build_causal_lm
+from voder.nn.lora import LoraSizes, set_lora_factor, with_lora
 from voder.systems.salmonn import convert
 from voder.systems.salmonn.config import BridgeConfig, SalmonnConfig
 from voder.systems.salmonn.data import prepare

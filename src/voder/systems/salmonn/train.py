@@ -206,9 +206,11 @@ class SalmonnTask(Task):
 
 def answer_logits_of(model: Salmonn, read: Assembled) -> tuple[Tensor, Tensor]:
     """Logits where an answer's id comes next, and those ids: the head sees no other position."""
-    hidden = model.llama.base_model.model.model(
-        inputs_embeds=read.embeddings, attention_mask=read.mask, use_cache=False
-    ).last_hidden_state
+    hidden = (
+        model.llama.get_base_model()
+        .base_model(inputs_embeds=read.embeddings, attention_mask=read.mask, use_cache=False)
+        .last_hidden_state
+    )
     wanted = read.labels[:, 1:]
     places = wanted != IGNORED
     return model.llama.get_output_embeddings()(hidden[:, :-1][places]), wanted[places]

@@ -7,7 +7,8 @@ from typing import Literal
 
 from voder.errors import ConfigError
 from voder.hub import Preset
-from voder.nn.causal_lm import CausalLmConfig, LoraSizes
+from voder.nn.causal_lm import CausalLmConfig
+from voder.nn.lora import LoraSizes
 from voder.systems.speechgpt.vocabulary import SpeechGptVocabulary
 from voder.text.subwords import NUM_BYTE_IDS
 from voder.train.base_lm import BYTES, SMOLLM2_135M

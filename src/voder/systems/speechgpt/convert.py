@@ -20,8 +20,9 @@ from voder.config import from_dict
 from voder.errors import CheckpointError, ConfigError
 from voder.generate.units import fitted_generator, load_reader, num_units
 from voder.interop import Coverage, Marks, RenameTable, Rule, rename
-from voder.nn.causal_lm import LoraSizes, read_plain
+from voder.nn.causal_lm import read_plain
 from voder.nn.grown_lm import save_grown, trained_state, wrong_ids
+from voder.nn.lora import LoraSizes
 from voder.published import Published, hub_source
 from voder.systems.speechgpt.config import SpeechGptConfig
 from voder.systems.speechgpt.model import SpeechGpt

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from voder.errors import InputError
 from voder.fixtures import Case, Runner, json_difference
-from voder.nn.causal_lm import CausalLmConfig, LoraSizes, build_causal_lm, merge_lora, set_lora_factor, with_lora
+from voder.nn.causal_lm import CausalLmConfig, build_causal_lm
+from voder.nn.lora import LoraSizes, merge_lora, set_lora_factor, with_lora
 from voder.systems.speechgpt.convert import adapter_state
 from voder.systems.speechgpt.prompt import PREFIX, lay, published_pieces, read_turn
 from voder.systems.speechgpt.stages import STAGES
