@@ -5,12 +5,14 @@ old ones. Anything that `voder.nn.causal_lm` builds can be one.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from voder.data.cache import Kept
 from voder.nn.causal_lm import build_causal_lm
 from voder.nn.codec_lm import embedding
 from voder.nn.lora import with_lora
@@ -20,27 +22,13 @@ from voder.systems.llmtts.config import LlmTtsConfig
 Hidden = Float[Tensor, "position channel"]
 
 
-class TextMemory:
-    """Hidden states of texts that were read, for a language model that does not change; the oldest are forgotten."""
-
-    def __init__(self, max_bytes: int) -> None:
-        self.max_bytes, self.num_bytes = max_bytes, 0
-        self.kept: dict[tuple[int, ...], Hidden] = {}
-
-    def keep(self, text: tuple[int, ...], hidden: Hidden) -> None:
-        """Remember one text."""
-        self.kept[text] = hidden.clone()
-        self.num_bytes += _num_bytes(hidden)
-
-    def make_room(self) -> None:
-        """Forget the texts that were read first until the others are no more than `max_bytes`."""
-        while self.kept and self.num_bytes > self.max_bytes:
-            oldest = next(iter(self.kept))
-            self.num_bytes -= _num_bytes(self.kept.pop(oldest))
+TextMemory = Kept[Hidden]
+"""Hidden states of texts, for a language model that does not change."""
 
 
-def _num_bytes(hidden: Hidden) -> int:
-    return hidden.numel() * hidden.element_size()
+def text_memory(max_bytes: int) -> TextMemory:
+    """An empty memory."""
+    return TextMemory(max_bytes, lambda hidden: hidden.numel() * hidden.element_size())
 
 
 class Reader(nn.Module):
@@ -111,17 +99,15 @@ class Reader(nn.Module):
         What a memory keeps is read text by text and in fp32, so that it depends on nothing but the text: a resumed run,
         whose memory is empty, must find what it would have found.
         """
-        different = list(dict.fromkeys(texts))
         if memory is None or not self.frozen:
+            different = list(dict.fromkeys(texts))
             found = dict(zip(different, self._read(different), strict=True))
             return [found[text] for text in texts]
-        for text in different:
-            if text not in memory.kept:
-                with torch.autocast(self.causal.device.type, enabled=False):
-                    memory.keep(text, self._read([text])[0])
-        read = [memory.kept[text] for text in texts]
-        memory.make_room()
-        return read
+        return [memory.get(text, partial(self._read_alone, text)) for text in texts]
+
+    def _read_alone(self, text: tuple[int, ...]) -> Hidden:
+        with torch.autocast(self.causal.device.type, enabled=False):
+            return self._read([text])[0].clone()
 
     def _read(self, texts: Sequence[tuple[int, ...]]) -> list[Hidden]:
         """Hidden states of texts, read as one batch."""

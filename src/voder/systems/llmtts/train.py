@@ -27,7 +27,7 @@ from voder.systems.llmtts.config import LlmTtsConfig, LlmTtsTaskConfig
 from voder.systems.llmtts.infer import LlmTtsSpeaker
 from voder.systems.llmtts.layout import spell
 from voder.systems.llmtts.model import LlmTts
-from voder.systems.llmtts.reader import TextMemory
+from voder.systems.llmtts.reader import text_memory
 from voder.systems.llmtts.stages import STAGES
 from voder.train.base_lm import LentLm, borrowed_names
 from voder.train.stages import learns
@@ -52,7 +52,7 @@ class LlmTtsTask(Task):
             self.model.reader.begin_rows()
         self.tokenizer = self.lent.tokenizer
         self._freeze()
-        self.memory = TextMemory(config.cache_mb * 2**20)
+        self.memory = text_memory(config.cache_mb * 2**20)
         self.train_strings = self._maker(self.store.split("train"))
 
     def _freeze(self) -> None:

@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from voder.audio.io import AudioClip, write_audio
+from voder.data.cache import Kept
 from voder.data.randomness import generator
 from voder.data.shards import TokenSplit, TokenStore
 from voder.errors import ConfigError, FittedPartMismatch, TokensError
@@ -53,24 +55,17 @@ class SpokenUnits:
     """Recordings at the vocoder's rate with the first codebook of their tokens."""
 
     def __init__(self, split: TokenSplit, *, sample_rate_hz: int, hop: int, max_bytes: int) -> None:
-        self.split, self.sample_rate_hz, self.hop, self.max_bytes = split, sample_rate_hz, hop, max_bytes
-        self._kept: dict[int, np.ndarray] = {}
-        self._num_bytes = 0
+        self.split, self.sample_rate_hz, self.hop = split, sample_rate_hz, hop
+        self._kept = Kept[np.ndarray](max_bytes, lambda samples: samples.nbytes)
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Units `[frame]` and samples `[frame * hop]`, padded with silence where the last frame ends later."""
         units = self.split.codes(index)[0]
-        samples = self._samples(index)[: len(units) * self.hop]
+        samples = self._kept.get(index, partial(self._samples, index))[: len(units) * self.hop]
         return units, np.pad(samples, (0, len(units) * self.hop - len(samples)))
 
     def _samples(self, index: int) -> np.ndarray:
-        kept = self._kept.get(index)
-        if kept is None:
-            kept = self.split.utterance(index).read(sample_rate_hz=self.sample_rate_hz, channels=1).samples[0]
-            if self._num_bytes + kept.nbytes <= self.max_bytes:
-                self._kept[index] = kept
-                self._num_bytes += kept.nbytes
-        return kept
+        return self.split.utterance(index).read(sample_rate_hz=self.sample_rate_hz, channels=1).samples[0]
 
 
 class VocoderTask(Task):
