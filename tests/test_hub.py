@@ -182,3 +182,10 @@ def _put(model: dict[str, Any], changes: dict[str, Any]) -> None:
         if isinstance(value, dict):
             _put(value, changes)
     model.update({key: value for key, value in changes.items() if key in model})
+
+
+def test_loading_draws_nothing() -> None:
+    before = torch.random.get_rng_state()
+    voice = hub.load("ctc/demo")
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert all(parameter.isfinite().all() for parameter in voice.parameters())

@@ -18,6 +18,7 @@ import platformdirs
 import torch
 from torch import nn
 from torch.nn.modules.module import register_module_module_registration_hook
+from torch.overrides import TorchFunctionMode
 
 from voder import checkpoint
 from voder.config import from_dict, nearest
@@ -28,6 +29,11 @@ from voder.published import Published
 
 _MODULES, _MODULES_PER_TENSOR, _BUFFERED = 1000, 50, 50_000_000
 """How much larger than its weights a network may be: modules, and numbers in tables that are computed."""
+_FILLS = {
+    *(torch.Tensor.uniform_, torch.Tensor.normal_),
+    *(getattr(nn.init, name) for name in dir(nn.init) if name.endswith("_") and not name.startswith("_")),
+}
+"""What draws the weights of a fresh network."""
 BUNDLED = Path(__file__).parent / "bundled"
 """Small trained checkpoints that come with the package, as bundled/<system>/<preset>."""
 INSIDE = {"spectral/demo": "valle/demo/parts/codec"}
@@ -131,6 +137,19 @@ def load_model(path: Path) -> tuple[nn.Module, checkpoint.Checkpoint, Any]:
     return model, found, config
 
 
+class _Unfilled(TorchFunctionMode):
+    """Leaves parameters as they are allocated: a checkpoint's weights follow at once, and others take long to draw."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        filled = args[0] if args else kwargs.get("tensor")
+        if func in _FILLS and isinstance(filled, nn.Parameter):
+            return filled
+        return func(*args, **kwargs)
+
+
 def _build_to_fit(system: System, config: Any, state: Mapping[str, torch.Tensor], folder: Path) -> nn.Module:
     """Build the network of some weights: first without memory, so that no figure of a file decides what is allocated.
 
@@ -153,7 +172,8 @@ def _build_to_fit(system: System, config: Any, state: Mapping[str, torch.Tensor]
         held = sum(buffer.numel() for buffer in outline.buffers())
         if held > _BUFFERED + sum(value.numel() for value in state.values()):
             raise ValueError(f"it describes tables of {held:,} numbers beside the weights")
-        return system.build(config)
+        with _Unfilled():
+            return system.build(config)
     except (ValueError, RuntimeError, ArithmeticError, TypeError, LookupError, AssertionError, MemoryError) as error:
         place, reason = folder / checkpoint.CONFIG_FILE, " ".join(str(error).split())[:200]
         raise CheckpointError(f"{place} describes no network that can be built ({reason}); copy it again") from error
