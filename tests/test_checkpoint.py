@@ -63,7 +63,9 @@ def test_another_systems_checkpoint_and_another_part_are_refused_by_name(tmp_pat
         checkpoint.read_of(folder, "voice")
     found = checkpoint.read(folder)
     assert checkpoint.fitted_part(found, "codec", checkpoint.identity(part)) == found.parts["codec"]
-    with pytest.raises(FittedPartMismatch, match=r"parts/codec is [0-9a-f]{16}, but the toy beside it .* of another"):
+    with pytest.raises(
+        FittedPartMismatch, match=r"parts/codec is codec [0-9a-f]{16}, but the toy beside it .* of another"
+    ):
         checkpoint.fitted_part(found, "codec", "another")
     with pytest.raises(CheckpointError, match="holds no parts/units, which toy needs"):
         checkpoint.fitted_part(found, "units", "another")

@@ -74,13 +74,20 @@ def test_stages_are_values_whose_settings_exist(system: str) -> None:
 def test_what_a_stage_trains_exists_and_the_rest_is_frozen(system: str) -> None:
     found = hub.find(system)
     for name, stage in found.stages.items():
-        config = resolve(found.preset("tiny"), overrides=stage.task_settings)
-        with torch.device("meta"):
-            model = found.build(config.model)
-        freeze_all_but(model, stage.trained)
-        learning = [n for n, p in model.named_parameters() if p.requires_grad]
-        assert learning, name
-        assert all(learns(n, stage.trained) for n in learning)
+        there: list[str] = []
+        for preset in (each for each in found.presets if each == "tiny" or each.endswith("_tiny")):
+            config = resolve(found.preset(preset), overrides=stage.task_settings)
+            with torch.device("meta"):
+                model = found.build(config.model)
+            names = [n for n, _ in model.named_parameters()]
+            freeze_all_but(model, tuple(p for p in stage.trained if any(learns(n, (p,)) for n in names)))
+            learning = [n for n, p in model.named_parameters() if p.requires_grad]
+            assert learning, name
+            assert all(learns(n, stage.trained) for n in learning)
+            there += learning
+        for prefix in stage.trained:  # not every preset has every part of a network, but every network
+            network = prefix.partition(".")[0] + "."
+            assert any(learns(n, (prefix,)) or n.startswith(network) for n in there), prefix
 
 
 @every_system

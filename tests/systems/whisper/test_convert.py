@@ -146,8 +146,8 @@ def test_what_can_be_fetched_is_described_in_full():
     for row in PUBLISHED:
         assert row.system == "whisper"
         assert row.licence in ("MIT", "Apache-2.0")
-        assert row.hub is not None
-        assert len(row.hub.revision) == 40
-        assert all(file.num_bytes > 0 for file in row.hub.files)
-        pinned = {file.path: file.sha256 for file in row.hub.files}
+        (source,) = row.hub
+        assert len(source.revision) == 40
+        assert all(file.num_bytes > 0 for file in source.files)
+        pinned = {file.path: file.sha256 for file in source.files}
         assert all(file.sha256 == pinned[file.name] for file in row.wheels)
