@@ -23,6 +23,7 @@ from voder.evaluate.figures import Figure
 from voder.evaluate.suites import error_figure, evaluate_codec, hear, likeness_figure, round_trips
 from voder.roles import Codec, SayRequest, Speaker, Speech, Transcriber
 from voder.train.run import RunRequest, train
+from voder.transcripts import Configurable
 
 NUM_STRINGS = 120
 """Unseen strings per mode: 40 each of three, four and five digits."""
@@ -191,8 +192,14 @@ def outside_error(lines: Sequence[Line], judge: str | None) -> float | None:
 def _judged(
     name: str, lines: Sequence[Line], clips: Sequence[AudioClip], judge: str, originals: float | None
 ) -> Figure:
-    """The error of a judge from outside on clips, with its error on the recorded originals beside."""
-    heard = [digits_as_words(text) for text in hear(hub.load_role(judge, "Transcriber"), clips)]
+    """The error of a judge from outside on clips, with its error on the recorded originals beside.
+
+    Whisper is told the language and tries twice at most: otherwise its retries at higher temperatures take minutes.
+    """
+    listener = hub.load_role(judge, "Transcriber")
+    if isinstance(listener, Configurable):
+        listener = listener.configured(language="en", temperatures=(0.0, 0.5), best_of=1, sample_len=60)
+    heard = [digits_as_words(text) for text in hear(listener, clips)]
     return error_figure(name, [line.text for line in lines], heard, judge=Path(judge).name, originals=originals)
 
 
