@@ -238,7 +238,9 @@ def _demo(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--from-scratch", action="store_true", help="train codec, voice and ears from nothing")
     parser.add_argument("--fresh", action="store_true", help="start over instead of going on with what is there")
     parser.add_argument("--seed", type=int, default=0, help="same seed, same figures (default: 0)")
-    parser.add_argument("--second-judge", metavar="RUN", help="a recogniser from outside to judge speech too (Whisper)")
+    parser.add_argument(
+        "--second-judge", metavar="RUN", help="a recogniser from outside (default: whisper-base, if fetched)"
+    )
 
 
 def _list(parser: argparse.ArgumentParser) -> None:
