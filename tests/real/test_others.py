@@ -5,22 +5,14 @@ import itertools
 import numpy as np
 import pytest
 
-from voder import hub
 from voder.data.manifest import Manifest
 from voder.demo.strings import Takes
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(900)]
 
 
-def published(name):
-    """Skip what no system of this version publishes."""
-    if name not in hub.published():
-        pytest.skip(f"{name} is not among what can be fetched")
-    return name
-
-
 def test_the_judge_of_voices_tells_speakers_apart(weights, recordings):
-    judge = weights(published("ge2e"))
+    judge = weights("ge2e")
     takes = Takes(Manifest.open(recordings.known / "manifest.jsonl"), sample_rate_hz=8_000, peak=0.7)
     rng = np.random.default_rng(0)
     words = ["three", "five", "nine", "two", "eight", "one"]
@@ -35,6 +27,6 @@ def test_the_judge_of_voices_tells_speakers_apart(weights, recordings):
 
 
 def test_the_language_model_answers(weights):
-    model = weights(published("smollm2-135m-instruct"))
+    model = weights("smollm2-135m-instruct")
     answer = model.chat("What is the capital of France?", max_new=24, greedy=True)
     assert "Paris" in answer
