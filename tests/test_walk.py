@@ -70,6 +70,10 @@ def test_stages_are_values_whose_settings_exist(system: str) -> None:
             resolve(found.preset(preset), overrides=stage.task_settings)
 
 
+UNSEEN = {"llmtts": {"reader.said."}}
+"""What stages train that no preset for tests has: a head of its own, where the language model's is not tied."""
+
+
 @every_system
 def test_what_a_stage_trains_exists_and_the_rest_is_frozen(system: str) -> None:
     found = hub.find(system)
@@ -85,9 +89,8 @@ def test_what_a_stage_trains_exists_and_the_rest_is_frozen(system: str) -> None:
             assert learning, name
             assert all(learns(n, stage.trained) for n in learning)
             there += learning
-        for prefix in stage.trained:  # not every preset has every part of a network, but every network
-            network = prefix.partition(".")[0] + "."
-            assert any(learns(n, (prefix,)) or n.startswith(network) for n in there), prefix
+        missing = {prefix for prefix in stage.trained if not any(learns(n, (prefix,)) for n in there)}
+        assert missing <= UNSEEN.get(system, set()), name
 
 
 @every_system
